@@ -1,0 +1,27 @@
+# `make demo` and `make test` need python3.11 (or newer), make, and nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.ready
+
+.PHONY: demo test lint clean
+
+demo: $(SETUP)
+	$(BIN)/anyv2v edit examples/demo/clip.mp4 --first-frame examples/demo/edited.png \
+		-o out/demo.mp4 --sheet out/demo.png --overwrite
+
+test: $(SETUP)
+	$(BIN)/python -m pytest -n auto
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(SETUP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out

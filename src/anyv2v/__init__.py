@@ -1,0 +1,92 @@
+"""Edit a video by editing its first frame (AnyV2V, arXiv 2403.14468).
+
+    video = anyv2v.Clip("clip.mp4", frames=16, fps=8).read()
+    edited = anyv2v.read_image("edited.png")
+    result = anyv2v.edit(video, edited, "a man in a red shirt", backbone="i2vgen-xl")
+    anyv2v.write("out.mp4", result.frames, result.fps, result.audio)
+
+Names that need torch are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from anyv2v.backbones import backbones, load_backbone
+from anyv2v.edit import (
+    Step,
+    Trajectory,
+    clip_spec,
+    diffuse,
+    edit,
+    fit_frames,
+    invert,
+    invert_video,
+    propagate,
+)
+from anyv2v.errors import AnyV2VError, UserError
+from anyv2v.options import NEGATIVE_PROMPT, RECIPES, Options, recipe
+from anyv2v.video import AudioTrack, Clip, Fit, Size, Video, VideoInfo, probe, read_image, write, write_image
+
+if TYPE_CHECKING:
+    from anyv2v.backbones.protocol import Backbone, Condition, VideoSpec
+    from anyv2v.features import FeatureBank, InjectionPlan, Tap
+    from anyv2v.schedule import DDIM, Schedule
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Backbone": "anyv2v.backbones.protocol",
+    "Condition": "anyv2v.backbones.protocol",
+    "DDIM": "anyv2v.schedule",
+    "FeatureBank": "anyv2v.features",
+    "InjectionPlan": "anyv2v.features",
+    "Schedule": "anyv2v.schedule",
+    "Tap": "anyv2v.features",
+    "VideoSpec": "anyv2v.backbones.protocol",
+}
+
+__all__ = [
+    "DDIM",
+    "NEGATIVE_PROMPT",
+    "RECIPES",
+    "AnyV2VError",
+    "AudioTrack",
+    "Backbone",
+    "Clip",
+    "Condition",
+    "FeatureBank",
+    "Fit",
+    "InjectionPlan",
+    "Options",
+    "Schedule",
+    "Size",
+    "Step",
+    "Tap",
+    "Trajectory",
+    "UserError",
+    "Video",
+    "VideoInfo",
+    "VideoSpec",
+    "backbones",
+    "clip_spec",
+    "diffuse",
+    "edit",
+    "fit_frames",
+    "invert",
+    "invert_video",
+    "load_backbone",
+    "probe",
+    "propagate",
+    "read_image",
+    "recipe",
+    "write",
+    "write_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

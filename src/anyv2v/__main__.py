@@ -1,0 +1,5 @@
+"""``python -m anyv2v``."""
+
+from anyv2v.cli import main
+
+main()

@@ -1,0 +1,179 @@
+"""The registry of backbones: what can carry an edit through a clip, and where its weights are.
+
+Nothing heavy is imported here; a backbone's own module is imported when it is loaded. Another package adds a
+backbone with an entry point in the group ``anyv2v.backbones`` that names an ``Entry``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from anyv2v.errors import OptionError, UserError
+
+if TYPE_CHECKING:
+    from anyv2v.backbones.protocol import Backbone
+    from anyv2v.flow import Flow
+
+__all__ = ["Choice", "Entry", "at_hand", "backbones", "choose", "load_backbone", "load_choice"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a backbone before it is loaded.
+
+    Attributes:
+        name: The name on the command line.
+        summary: One line for a person.
+        target: ``module:Class``. A class with a checkpoint has ``load(folder, device, dtype)``.
+        pipeline: The ``_class_name`` of its checkpoints' ``model_index.json``; none if it needs no weights.
+        repository: Where its weights are published.
+        files: Glob patterns of the files that are needed of the repository.
+        gigabytes: What they weigh.
+    """
+
+    name: str
+    summary: str
+    target: str
+    pipeline: str | None = None
+    repository: str | None = None
+    files: tuple[str, ...] = ()
+    gigabytes: float = 0.0
+
+    @property
+    def download(self) -> str:
+        """The command that brings the weights to this machine."""
+        return f"hf download {self.repository} " + " ".join(f'--include "{glob}"' for glob in self.files)
+
+
+_BUILT_IN = (
+    Entry(
+        "flow",
+        "optical flow: no model, any machine, seconds",
+        "anyv2v.flow:Flow",
+    ),
+    Entry(
+        "i2vgen-xl",
+        "I2VGen-XL, the paper's most robust model (arXiv 2311.04145)",
+        "anyv2v.backbones.i2vgen_xl:I2VGenXL",
+        pipeline="I2VGenXLPipeline",
+        repository="ali-vilab/i2vgen-xl",
+        files=("*.json", "*.txt", "*.fp16.safetensors"),
+        gigabytes=5.0,
+    ),
+)
+
+
+@cache
+def backbones() -> Mapping[str, Entry]:
+    """Every backbone by name: the built-in ones and those of other packages."""
+    others = (point.load() for point in entry_points(group="anyv2v.backbones"))
+    return MappingProxyType({entry.name: entry for entry in (*_BUILT_IN, *others)})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backbone that was chosen, the folder of its checkpoint, and why, if the choice was ours."""
+
+    entry: Entry
+    checkpoint: Path | None = None
+    reason: str | None = None
+
+
+def choose(name: str = "auto", model: str | None = None) -> Choice:
+    """Find a backbone and its weights, without loading anything.
+
+    Args:
+        name: A name in the registry. ``auto`` is the backbone of the checkpoint ``model``, if one is given;
+            else I2VGen-XL where there is a CUDA GPU and its weights, else optical flow.
+        model: A folder, or a Hugging Face repository that was downloaded.
+
+    Raises:
+        OptionError: There is no such backbone.
+        CheckpointError: ``model`` is no checkpoint, or that of another model.
+        WeightsMissing: The weights are not on this machine.
+    """
+    from anyv2v.backbones.checkpoint import find, pipeline_of
+
+    if name == "auto" and model is None:
+        return _best_here()
+    if name == "auto":
+        pipeline = pipeline_of(Path(str(model)))
+        name = next((entry.name for entry in backbones().values() if entry.pipeline == pipeline), name)
+    if name not in backbones():
+        raise OptionError(f"no backbone {name!r}; there are {', '.join(backbones())}")
+    entry = backbones()[name]
+    return Choice(entry, find(entry, model) if entry.pipeline else None)
+
+
+def load_backbone(
+    name: str = "auto", model: str | None = None, *, device: str = "auto", dtype: str = "auto"
+) -> Backbone | Flow:
+    """Load a backbone.
+
+    Args:
+        name: See ``choose``.
+        model: See ``choose``.
+        device: ``cuda``, ``cuda:1``, ``mps``, ``cpu``; ``auto`` takes the best there is. On ``meta`` the nets
+            have shapes and no weights.
+        dtype: ``float32``, ``float16``, ``bfloat16``; ``auto`` is float32 on the CPU, else float16.
+
+    Raises:
+        OptionError: There is no such backbone, device or dtype.
+        CheckpointError: ``model`` is no checkpoint, the checkpoint of another model, or an incomplete one.
+        WeightsMissing: The weights are not on this machine.
+    """
+    return load_choice(choose(name, model), device=device, dtype=dtype)
+
+
+def load_choice(choice: Choice, *, device: str = "auto", dtype: str = "auto") -> Backbone | Flow:
+    """Load what ``choose`` found."""
+    module, _, attribute = choice.entry.target.partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    if choice.checkpoint is None:
+        return target()  # type: ignore[no-any-return]
+    return target.load(choice.checkpoint, device, dtype)  # type: ignore[no-any-return]
+
+
+def _best_here() -> Choice:
+    from anyv2v.backbones.checkpoint import find
+
+    flow, diffusion = backbones()["flow"], backbones()["i2vgen-xl"]
+    if not cuda_devices():
+        return Choice(
+            flow,
+            reason="optical flow carries the edit, as there is no CUDA GPU; "
+            f"the diffusion model of the paper is --backbone {diffusion.name}",
+        )
+    try:
+        return Choice(diffusion, find(diffusion, None))
+    except UserError as missing:
+        return Choice(flow, reason=f"optical flow carries the edit: {missing}")
+
+
+def at_hand(entry: Entry) -> bool:
+    """Whether a backbone could be loaded here without a download."""
+    from anyv2v.backbones.checkpoint import find
+
+    try:
+        return entry.pipeline is None or bool(find(entry, None))
+    except UserError:
+        return False
+
+
+def cuda_devices() -> int:
+    """The number of CUDA GPUs, asked of the driver, so that torch need not be imported."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return count.value if found else 0

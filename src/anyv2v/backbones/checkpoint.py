@@ -1,0 +1,165 @@
+"""Checkpoints in the layout of diffusers: find one, check that it is what it should be, load its parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyv2v.errors import CheckpointError, OptionError, WeightsMissing
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from anyv2v.backbones import Entry
+
+__all__ = ["configuration", "find", "load_part", "pick_device", "pick_dtype", "pipeline_of"]
+
+
+def find(entry: Entry, model: str | None) -> Path:
+    """The folder of a backbone's checkpoint: a given one, or a repository in the Hugging Face cache.
+
+    Nothing is downloaded, so that no edit starts with a surprise of gigabytes or hangs without a network.
+    """
+    folder = Path(model) if model and Path(model).exists() else _cached(entry, model)
+    pipeline = pipeline_of(folder)
+    if pipeline != entry.pipeline:
+        raise CheckpointError(
+            f"{folder} is the checkpoint of a {pipeline}; {entry.name} needs {entry.pipeline}"
+        )
+    return folder
+
+
+def _cached(entry: Entry, model: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    repository = model or str(entry.repository)
+    try:
+        return Path(snapshot_download(repository, local_files_only=True))
+    except HFValidationError:
+        raise CheckpointError(f"there is no folder {model}") from None
+    except LocalEntryNotFoundError:
+        raise WeightsMissing(
+            f"the weights of {repository} ({entry.gigabytes:g} GB) are not on this machine; "
+            f"get them once with: {entry.download.replace(str(entry.repository), repository)}"
+        ) from None
+
+
+def pipeline_of(folder: Path) -> str:
+    """The class of the pipeline that a checkpoint was saved from.
+
+    Raises:
+        CheckpointError: The folder is no checkpoint in diffusers' layout.
+    """
+    index = configuration(folder, "model_index.json")
+    return str(index.get("_class_name", "nameless pipeline"))
+
+
+def configuration(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing or no JSON.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is no checkpoint: {name} is missing or broken") from error
+    return content
+
+
+def load_part(cls: Any, folder: Path, part: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """One net of a checkpoint, ready for inference; its fp16 variant where there is one and it will do.
+
+    Raises:
+        CheckpointError: Its files are missing, broken, or lack weights.
+    """
+    if device.type == "meta":
+        return _empty_part(cls, folder, part, dtype)
+    # The two libraries do not agree on the name; neither casts as it loads unless told.
+    precision = "torch_dtype" if cls.__module__.startswith("diffusers") else "dtype"
+    try:
+        with _without_bars():
+            net, report = cls.from_pretrained(
+                folder / part,
+                variant=_variant(folder / part, dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **{precision: dtype},
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / part} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{folder / part} lacks {len(missing)} of its weights, among them {', '.join(missing[:3])}"
+        )
+    return net.requires_grad_(False).eval().to(device)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar for each net, into whatever the caller draws."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _variant(folder: Path, dtype: torch.dtype) -> str | None:
+    """``fp16`` if there are weights of that variant, and half precision will do or there are no others."""
+    names = {path.name for path in folder.glob("*.safetensors")}
+    half = {name for name in names if ".fp16." in name}
+    return "fp16" if half and (dtype.itemsize == 2 or half == names) else None
+
+
+def _empty_part(cls: Any, folder: Path, part: str, dtype: torch.dtype) -> nn.Module:
+    """The net without its weights: shapes alone, for plans."""
+    import torch
+
+    config = configuration(folder, f"{part}/config.json")
+    with torch.device("meta"):
+        net = cls.from_config(config) if hasattr(cls, "from_config") else cls(cls.config_class(**config))
+    return torch.nn.Module.to(net, dtype=dtype).eval()  # type: ignore[no-any-return]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, then Apple's, then the CPU.
+
+    Raises:
+        OptionError: There is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"there is no device {name!r} here") from error
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; ``auto`` is float32 on the CPU, where half precision is slow, else float16.
+
+    Raises:
+        OptionError: There is no such dtype.
+    """
+    import torch
+
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if name == "auto":
+        return torch.float32 if device.type in ("cpu", "meta") else torch.float16
+    if name not in known:
+        raise OptionError(f"no dtype {name!r}; there are {', '.join(known)}")
+    return known[name]

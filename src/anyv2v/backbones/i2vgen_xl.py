@@ -1,0 +1,246 @@
+"""I2VGen-XL (Zhang et al., arXiv 2311.04145) as a backbone, on diffusers' net and transformers' encoders.
+
+Not covered: its refinement stage, and several clips in one batch.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from anyv2v.backbones.checkpoint import configuration, load_part, pick_device, pick_dtype
+from anyv2v.backbones.protocol import Condition, VideoSpec
+from anyv2v.features import FeatureBank, Kind, Tap
+from anyv2v.options import Options
+from anyv2v.schedule import DDIM
+from anyv2v.video import Size
+
+__all__ = ["I2VGenXL"]
+
+PAPER_SIDE = 512
+
+
+class I2VGenXL:
+    """See ``Backbone``; ``load`` is the way to make one.
+
+    Args:
+        net: ``I2VGenXLUNet``, a velocity predictor.
+        vae: ``AutoencoderKL``, applied to each frame alone.
+        text_encoder: ``CLIPTextModel``.
+        tokenizer: ``CLIPTokenizer``.
+        image_encoder: ``CLIPVisionModelWithProjection``.
+        pixels: What the image encoder expects: ``crop_size``, ``image_mean``, ``image_std``.
+        schedule: The noise levels that ``net`` was trained on.
+    """
+
+    name = "i2vgen-xl"
+
+    def __init__(
+        self,
+        net: nn.Module,
+        vae: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: Any,
+        image_encoder: nn.Module,
+        pixels: dict[str, Any],
+        schedule: DDIM,
+    ) -> None:
+        self.net: Any = net
+        self.vae: Any = vae
+        self.text_encoder: Any = text_encoder
+        self.tokenizer = tokenizer
+        self.image_encoder: Any = image_encoder
+        self.pixels = pixels
+        self.schedule = schedule
+        self.parts = (net, vae, text_encoder, image_encoder)
+        self.bank = FeatureBank(net, decoder_taps())
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto", dtype: str = "auto") -> I2VGenXL:
+        """Load a checkpoint in the layout of ``ali-vilab/i2vgen-xl``; see ``load_backbone`` for the rest."""
+        from diffusers import AutoencoderKL, I2VGenXLUNet
+        from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+        where = pick_device(device)
+        precision = pick_dtype(dtype, where)
+        vae_config = configuration(folder, "vae/config.json")
+        # The VAE overflows in half precision, which its configuration tells.
+        vae_precision = torch.float32 if vae_config.get("force_upcast", True) else precision
+        return cls(
+            net=load_part(I2VGenXLUNet, folder, "unet", where, precision),
+            vae=load_part(AutoencoderKL, folder, "vae", where, vae_precision),
+            text_encoder=load_part(CLIPTextModel, folder, "text_encoder", where, precision),
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+            image_encoder=load_part(CLIPVisionModelWithProjection, folder, "image_encoder", where, precision),
+            pixels=configuration(folder, "feature_extractor/preprocessor_config.json"),
+            schedule=DDIM.from_config(configuration(folder, "scheduler/scheduler_config.json")),
+        )
+
+    @cached_property
+    def spec(self) -> VideoSpec:
+        """The paper's clip: 16 frames at 8 per second, 512 x 512 even though the net was trained at 256."""
+        factor = self.scale_factor
+        trained = self.net.config.sample_size * factor
+        side = PAPER_SIDE if trained >= PAPER_SIDE // 2 else trained
+        return VideoSpec(Size(side, side), frames=16, fps=Fraction(8), multiple=factor)
+
+    @cached_property
+    def scale_factor(self) -> int:
+        """Pixels to a latent, along each side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @torch.no_grad()
+    def encode(self, frames: NDArray[np.uint8], generator: torch.Generator | None = None) -> Tensor:
+        """Each frame alone, so that the VAE never dominates memory."""
+        latents = [self._encode(frame, generator) for frame in frames]
+        return torch.cat(latents).transpose(0, 1)[None]
+
+    def _encode(self, frame: NDArray[np.uint8], generator: torch.Generator | None) -> Tensor:
+        """``[H, W, 3] -> [1, C, h, w]``, float32."""
+        pixels = torch.tensor(frame, device=self.vae.device).permute(2, 0, 1)[None] / 255
+        posterior = self.vae.encode((2 * pixels - 1).to(self.vae.dtype)).latent_dist
+        latents = posterior.mean
+        if generator is not None:
+            latents = latents + posterior.std * self.noise(latents, generator)
+        scaled: Tensor = latents * self.vae.config.scaling_factor
+        return scaled.float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Each frame alone, so that the VAE never dominates memory."""
+        frames = latents[0].transpose(0, 1).to(self.vae.dtype) / self.vae.config.scaling_factor
+        return np.stack([self._decode(frame[None]) for frame in frames])
+
+    def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """``[1, C, h, w] -> [H, W, 3]``."""
+        pixels = (self.vae.decode(latents).sample[0] / 2 + 0.5).clamp(0, 1) * 255
+        frame: NDArray[np.uint8] = pixels.round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+        return frame
+
+    @torch.no_grad()
+    def condition(
+        self,
+        first_frame: NDArray[np.uint8],
+        prompt: str,
+        spec: VideoSpec,
+        *,
+        negative_prompt: str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Condition:
+        """See ``Backbone``. The negative row has a zero image embedding, which is how the model was trained.
+
+        The keys are ``encoder_hidden_states`` ``[rows, 77, D]``, ``image_embeddings`` ``[rows, 1, D]``,
+        ``image_latents`` ``[rows, 4, F, h, w]`` and ``fps`` ``[rows]``. A first frame of another size than
+        the clip's is scaled and cropped around its centre.
+        """
+        prompts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
+        rows = len(prompts)
+        seen = self._image_embeddings(first_frame, spec.size.width)
+        image_latents = self._image_latents(first_frame, spec, generator)
+        return Condition(
+            {
+                "encoder_hidden_states": torch.cat([self._text_embeddings(text) for text in prompts]),
+                "image_embeddings": torch.cat([torch.zeros_like(seen)] * (rows - 1) + [seen]),
+                "image_latents": image_latents.expand(rows, *image_latents.shape[1:]),
+                "fps": torch.full((rows,), round(spec.fps), device=self.net.device),
+            }
+        )
+
+    def _text_embeddings(self, prompt: str) -> Tensor:
+        """The last layer but one, normalised: ``[1, 77, D]``."""
+        tokens = self.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        out = self.text_encoder(tokens.input_ids.to(self.net.device), output_hidden_states=True)
+        # transformers 5 took CLIPTextModel's inner module away
+        encoder = getattr(self.text_encoder, "text_model", self.text_encoder)
+        embeddings: Tensor = encoder.final_layer_norm(out.hidden_states[-2])
+        return embeddings
+
+    def _image_embeddings(self, frame: NDArray[np.uint8], width: int) -> Tensor:
+        """CLIP's view of the central square of a frame: ``[1, 1, D]``."""
+        crop, mean, std = (self.pixels[key] for key in ("crop_size", "image_mean", "image_std"))
+        square = Image.fromarray(centre_crop(frame, Size(width, width)))
+        small = square.resize((crop["width"], crop["height"]), Image.Resampling.BILINEAR)
+        pixels = (np.asarray(small, dtype=np.float32) / 255 - np.float32(mean)) / np.float32(std)
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.net.device, self.image_encoder.dtype)
+        embeddings: Tensor = self.image_encoder(batch).image_embeds[:, None]
+        return embeddings
+
+    def _image_latents(
+        self, frame: NDArray[np.uint8], spec: VideoSpec, generator: torch.Generator | None
+    ) -> Tensor:
+        """The first frame's latents, and then each frame's place in the clip: ``[1, 4, F, h, w]``."""
+        first = self._encode(centre_crop(frame, spec.size), generator)[:, :, None]
+        place = torch.arange(1, spec.frames, device=first.device) / (spec.frames - 1)
+        rest = place[None, None, :, None, None].expand(*first.shape[:2], -1, *first.shape[3:])
+        return torch.cat([first, rest], dim=2)
+
+    @torch.no_grad()
+    def denoise(self, z: Tensor, t: int, condition: Condition) -> Tensor:
+        """The velocity, float32. Latents stay float32 between steps, whatever the net computes in."""
+        dtype = self.net.dtype
+        told = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in condition.tensors.items()
+        }
+        level = torch.tensor(t, device=z.device)
+        velocity: Tensor = self.net(z.to(dtype), level, **told, return_dict=False)[0]
+        return velocity.float()
+
+    def guide(self, out: Tensor, options: Options) -> Tensor:
+        """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) on the velocity."""
+        if len(out) == 1:
+            return out
+        negative, prompt = out.chunk(2)
+        return negative + options.guidance * (prompt - negative)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """Always on the CPU, so that a seed gives the same clip on every device."""
+        return torch.Generator().manual_seed(seed)
+
+    def noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """Gaussian noise of the shape and on the device of ``latents``."""
+        return torch.randn(latents.shape, generator=generator).to(latents)
+
+
+def decoder_taps() -> tuple[Tap, ...]:
+    """Decoder layer ``3 * block + index`` of the paper; the lowest block has no attention."""
+
+    def taps(kind: Kind, path: str, first_block: int) -> list[Tap]:
+        return [
+            Tap(path.format(block=layer // 3, index=layer % 3), kind, layer)
+            for layer in range(3 * first_block, 12)
+        ]
+
+    return (
+        *taps("conv", "up_blocks.{block}.resnets.{index}.conv2", 0),
+        *taps("spatial", "up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1.to_[qk]", 1),
+        *taps("temporal", "up_blocks.{block}.temp_attentions.{index}.transformer_blocks.0.attn1.to_[qk]", 1),
+    )
+
+
+def centre_crop(frame: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Scale a frame until it covers ``size`` and cut out the centre, as the model's own preprocessing does.
+
+    Its floor division can fall one pixel short of ``size``, and then leaves a black line; kept, as it is what
+    the model was ported with and it shows in the image encoder's view alone.
+    """
+    height, width = frame.shape[:2]
+    scale = min(width / size.width, height / size.height)
+    scaled = round(width // scale), round(height // scale)
+    left, top = (scaled[0] - size.width) // 2, (scaled[1] - size.height) // 2
+    resized = Image.fromarray(frame).resize(scaled, Image.Resampling.BOX)
+    return np.asarray(resized.crop((left, top, left + size.width, top + size.height)))

@@ -1,0 +1,124 @@
+"""What an image-to-video model must offer to be a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from anyv2v.features import FeatureBank
+from anyv2v.options import Options
+from anyv2v.schedule import Schedule
+from anyv2v.video import Size
+
+__all__ = ["Backbone", "Condition", "VideoSpec"]
+
+
+@dataclass(frozen=True)
+class VideoSpec:
+    """The clip that a backbone works on.
+
+    Attributes:
+        size: Width and height in pixels.
+        frames: Number of frames.
+        fps: Frames per second.
+        multiple: Width and height must be multiples of this many pixels.
+    """
+
+    size: Size
+    frames: int
+    fps: Fraction
+    multiple: int
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the net is told beside the latents and the timestep: one row for each branch of a batch.
+
+    Attributes:
+        tensors: Keyword arguments of the net, every one ``[rows, ...]``. A guided edit has two rows, the
+            negative prompt first.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, rows: slice) -> Condition:
+        return Condition({name: tensor[rows] for name, tensor in self.tensors.items()})
+
+    def __add__(self, other: Condition) -> Condition:
+        """The rows of both, under each other."""
+        return Condition(
+            {name: torch.cat([rows, other.tensors[name]]) for name, rows in self.tensors.items()}
+        )
+
+
+class Backbone(Protocol):
+    """An image-to-video model. ``F`` frames of ``H x W`` pixels are latents ``[B, C, F, h, w]``.
+
+    Attributes:
+        name: The name in the registry.
+        spec: The clip that it works on unless told otherwise.
+        schedule: Its noise levels.
+        net: The denoising net.
+        parts: Every net that takes memory, ``net`` among them.
+        bank: The features of ``net``, with a tap for each kind and each decoder layer of the paper's count.
+    """
+
+    name: str
+    spec: VideoSpec
+    schedule: Schedule
+    net: nn.Module
+    parts: Sequence[nn.Module]
+    bank: FeatureBank
+
+    def encode(self, frames: NDArray[np.uint8], generator: torch.Generator | None = None) -> Tensor:
+        """Frames ``[F, H, W, 3]`` to clean latents ``[1, C, F, h, w]``, float32.
+
+        Without a generator each frame becomes the mode of the VAE's posterior, else a sample of it.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Clean latents ``[1, C, F, h, w]`` to frames ``[F, H, W, 3]``."""
+        ...
+
+    def condition(
+        self,
+        first_frame: NDArray[np.uint8],
+        prompt: str,
+        spec: VideoSpec,
+        *,
+        negative_prompt: str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Condition:
+        """Condition on a first frame ``[H, W, 3]`` and a prompt, for a clip as ``spec`` has it.
+
+        Returns:
+            One row, or with a negative prompt the rows that guidance needs, the prompt's last.
+        """
+        ...
+
+    def denoise(self, z: Tensor, t: int, condition: Condition) -> Tensor:
+        """The net's prediction for latents ``[B, C, F, h, w]`` at level ``t``; ``condition`` has B rows."""
+        ...
+
+    def guide(self, out: Tensor, options: Options) -> Tensor:
+        """Combine the rows of a condition's prediction, ``[rows, ...] -> [1, ...]``."""
+        ...
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A source of randomness that gives the same numbers on every device."""
+        ...
+
+    def noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """Gaussian noise of the shape and on the device of ``latents``."""
+        ...

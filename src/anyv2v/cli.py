@@ -1,0 +1,315 @@
+"""The command line: one command is one function."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from anyv2v.errors import AnyV2VError, OptionError
+
+if TYPE_CHECKING:
+    from anyv2v.edit import OnStep
+
+app = typer.Typer(
+    help="Edit a video by editing its first frame.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+screen = Console(stderr=True, highlight=False)
+
+CLIP = "Clip"
+EDIT = "Edit"
+METHOD = "Method (the paper's settings unless told otherwise)"
+MACHINE = "Machine"
+TALK = "Output to the terminal"
+
+
+def _option(panel: str, text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
+
+
+Source = Annotated[
+    Path | None, typer.Argument(help="The source video, or a folder of images.", show_default=False)
+]
+JobFile = Annotated[
+    Path | None, _option(TALK, "A YAML file with these options as keys; options given here win.", "--job")
+]
+Backbone = Annotated[
+    str | None, _option(METHOD, "What carries the edit: see `anyv2v backbones`. Default: auto.")
+]
+Model = Annotated[str | None, _option(METHOD, "A checkpoint's folder, or a Hugging Face repository.")]
+Recipe = Annotated[str | None, _option(METHOD, "default, or paper: the reference's exact schedule.")]
+Steps = Annotated[int | None, _option(METHOD, "Sampling steps.")]
+InversionSteps = Annotated[int | None, _option(METHOD, "DDIM inversion steps.")]
+InversionPrompt = Annotated[str | None, _option(METHOD, "Text of the source; empty in the paper.")]
+Guidance = Annotated[float | None, _option(METHOD, "Classifier-free guidance scale; 1 turns it off.")]
+TauConv = Annotated[float | None, _option(METHOD, "Share of steps that inject the convolution feature.")]
+TauSpatial = Annotated[float | None, _option(METHOD, "Share of steps that inject spatial attention.")]
+TauTemporal = Annotated[float | None, _option(METHOD, "Share of steps that inject temporal attention.")]
+Skip = Annotated[int | None, _option(METHOD, "Steps left out at the noisy end.")]
+NoiseShare = Annotated[float | None, _option(METHOD, "Share of random noise mixed into the start, 0 to 1.")]
+Seed = Annotated[int | None, _option(METHOD, "Seeds everything random.")]
+Start = Annotated[float | None, _option(CLIP, "Seconds to leave out at the beginning.")]
+Frames = Annotated[int | None, _option(CLIP, "Number of frames.")]
+Duration = Annotated[float | None, _option(CLIP, "Seconds, instead of --frames.")]
+Fps = Annotated[str | None, _option(CLIP, "Frames per second, as 8 or 30000/1001.")]
+SizeOption = Annotated[str | None, _option(CLIP, "Size that the backbone works at, as 512x320.", "--size")]
+FitOption = Annotated[
+    str | None, _option(CLIP, "crop, letterbox or stretch: how frames are laid into that size.", "--fit")
+]
+Restore = Annotated[bool | None, _option(CLIP, "Put the result back at the source's size.", "--restore")]
+Device = Annotated[str | None, _option(MACHINE, "cuda, cuda:1, mps or cpu. Default: the best there is.")]
+Dtype = Annotated[str | None, _option(MACHINE, "float32, float16 or bfloat16. Default: by the device.")]
+Overwrite = Annotated[bool | None, _option(EDIT, "Replace outputs that are there already.", "--overwrite")]
+Quiet = Annotated[bool, _option(TALK, "Say nothing but errors.", "--quiet", "-q")]
+Verbose = Annotated[bool, _option(TALK, "Say more, and show tracebacks.", "--verbose", "-v")]
+Json = Annotated[bool, _option(TALK, "Print one JSON object.", "--json")]
+
+
+@app.command()
+def edit(
+    clip: Source = None,
+    first_frame: Annotated[
+        Path | None, _option(EDIT, "The edited first frame.", "--first-frame", "-f")
+    ] = None,
+    output: Annotated[
+        Path | None, _option(EDIT, "mp4, gif, webp, or a folder for PNGs.", "--output", "-o")
+    ] = None,
+    prompt: Annotated[str | None, _option(EDIT, "What the edited clip shows.", "--prompt", "-p")] = None,
+    negative_prompt: Annotated[
+        str | None, _option(EDIT, "What it must not show. Default: the paper's.")
+    ] = None,
+    sheet: Annotated[Path | None, _option(EDIT, "Also write a contact sheet of source and edit.")] = None,
+    trajectory: Annotated[Path | None, _option(EDIT, "An inversion that `anyv2v invert` kept.")] = None,
+    overwrite: Overwrite = None,
+    start: Start = None,
+    frames: Frames = None,
+    duration: Duration = None,
+    fps: Fps = None,
+    size: SizeOption = None,
+    fit: FitOption = None,
+    restore: Restore = None,
+    backbone: Backbone = None,
+    model: Model = None,
+    recipe: Recipe = None,
+    steps: Steps = None,
+    inversion_steps: InversionSteps = None,
+    inversion_prompt: InversionPrompt = None,
+    guidance: Guidance = None,
+    tau_conv: TauConv = None,
+    tau_spatial: TauSpatial = None,
+    tau_temporal: TauTemporal = None,
+    skip: Skip = None,
+    noise_share: NoiseShare = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    job: JobFile = None,
+    dry_run: Annotated[bool, _option(TALK, "Print the plan and stop.", "--dry-run")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Carry the edit of a clip's first frame through the clip."""
+    settings = _settings(locals())
+    from anyv2v.jobs import EditJob, read_settings, run_edit
+
+    task = read_settings(EditJob, settings)
+    if dry_run:
+        from anyv2v.plan import plan
+
+        _show_plan(asdict(plan(task)), as_json)
+        return
+    with _progress(quiet or as_json) as on_step:
+        outcome = run_edit(task, on_step)
+    _show_outcome(asdict(outcome), quiet, as_json)
+
+
+@app.command()
+def invert(
+    clip: Source = None,
+    output: Annotated[Path | None, _option(EDIT, "A .safetensors file.", "--output", "-o")] = None,
+    overwrite: Overwrite = None,
+    start: Start = None,
+    frames: Frames = None,
+    duration: Duration = None,
+    fps: Fps = None,
+    size: SizeOption = None,
+    fit: FitOption = None,
+    backbone: Backbone = None,
+    model: Model = None,
+    recipe: Recipe = None,
+    steps: Steps = None,
+    inversion_steps: InversionSteps = None,
+    inversion_prompt: InversionPrompt = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    job: JobFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Keep a clip's inversion, so that later edits of it skip that work: `anyv2v edit --trajectory`."""
+    settings = _settings(locals())
+    from anyv2v.jobs import InvertJob, read_settings, run_invert
+
+    with _progress(quiet or as_json) as on_step:
+        outcome = run_invert(read_settings(InvertJob, settings), on_step)
+    _show_outcome(asdict(outcome), quiet, as_json)
+
+
+@app.command()
+def backbones(as_json: Json = False) -> None:
+    """List what can carry an edit, and whether its weights are at hand."""
+    from anyv2v.backbones import at_hand
+    from anyv2v.backbones import backbones as registry
+
+    rows = [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            "at_hand": at_hand(entry),
+            "gigabytes": entry.gigabytes,
+            "download": entry.download if entry.repository else None,
+        }
+        for entry in registry().values()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        state = "ready" if row["at_hand"] else f"{row['gigabytes']:g} GB to get: {row['download']}"
+        print(f"{row['name']:<12} {row['summary']}\n{'':<12} {state}")
+
+
+@app.command()
+def info(clip: Annotated[Path, typer.Argument(help="A video.")], as_json: Json = False) -> None:
+    """Say what a clip is: size, length, frame rate, codecs."""
+    from anyv2v.video import probe
+
+    _show(asdict(probe(clip)), as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: device, memory, versions, weights at hand, and what is known to break."""
+    from anyv2v.doctor import examine
+
+    _show(examine(), as_json)
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for the user's mistakes, 1 for ours, each in one line."""
+    try:
+        app()
+    except AnyV2VError as error:
+        _fail(error, error.exit_code, f"{error}")
+    except Exception as error:  # the last line of defence: a person gets a line, not a traceback
+        _fail(error, 1, f"{type(error).__name__}: {error} (a fault of ours; --verbose shows where)")
+
+
+def _fail(error: Exception, code: int, message: str) -> None:
+    if "--verbose" in sys.argv or "-v" in sys.argv:
+        traceback.print_exception(error)
+    if "--json" in sys.argv:
+        _print_json({"error": message, "kind": type(error).__name__})
+    print(f"anyv2v: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+NOT_SETTINGS = {"job", "dry_run", "quiet", "verbose", "as_json"}
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The job file's settings under those that were given on the command line."""
+    settings = _read_job(given["job"]) if given["job"] else {}
+    settings |= {key: value for key, value in given.items() if value is not None and key not in NOT_SETTINGS}
+    for key, name in {"clip": "CLIP", "first_frame": "--first-frame", "output": "--output"}.items():
+        if key in given and key not in settings:
+            raise OptionError(f"{name} is missing")
+    if "fps" in settings:
+        settings["fps"] = _rate(settings["fps"])
+    return settings
+
+
+def _rate(text: str | float) -> Fraction:
+    try:
+        return Fraction(str(text))
+    except (ValueError, ZeroDivisionError):
+        raise OptionError(f"fps is {text!r}; it must be a number such as 8, 23.976 or 30000/1001") from None
+
+
+def _read_job(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OptionError(f"{path} is no job file: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise OptionError(f"{path} is no job file: it must hold options as keys")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+@contextmanager
+def _progress(silent: bool) -> Iterator[OnStep]:
+    """A bar for each stage with the step and the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from anyv2v.edit import Step
+
+    columns = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=screen, disable=silent or not screen.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def on_step(step: Step) -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = bars.add_task(step.stage)
+            bars.update(tasks[step.stage], completed=step.done, total=step.total)
+
+        yield on_step
+
+
+def _show_outcome(outcome: dict[str, Any], quiet: bool, as_json: bool) -> None:
+    if as_json:
+        _print_json(outcome)
+    if as_json or quiet:
+        return
+    for notice in outcome["notices"]:
+        screen.print(f"note: {notice}", soft_wrap=True)
+    for path in filter(None, (outcome["output"], outcome["sheet"])):
+        print(path)
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if not as_json:
+        plan["memory"] = {name: f"{size / 1e9:.2f} GB" for name, size in plan["memory"].items()}
+    _show(plan, as_json)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, default=str))
+
+
+def _show(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Facts by name, for a machine or for a person."""
+    if as_json:
+        _print_json(facts)
+        return
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        print(f"{name.replace('_', ' '):<14} {'-' if value in (None, '') else value}")

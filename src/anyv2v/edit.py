@@ -1,0 +1,334 @@
+"""The method (arXiv 2403.14468, section 4): invert the source, then denoise the edit with its features.
+
+This page holds no tensor library, no model and no file: a backbone brings the first two, a caller the third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyv2v.backbones import load_backbone
+from anyv2v.errors import OptionError, VideoError
+from anyv2v.flow import Flow
+from anyv2v.options import Options
+from anyv2v.video import Fit, Frame, Size, Video
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from anyv2v.backbones.protocol import Backbone, Condition, VideoSpec
+    from anyv2v.features import FeatureBank
+    from anyv2v.schedule import Schedule
+
+__all__ = ["OnStep", "Step", "Trajectory", "diffuse", "edit", "invert", "invert_video", "propagate"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run stands.
+
+    Attributes:
+        stage: ``encode``, ``invert``, ``propagate`` or ``decode``.
+        done: Steps of the stage that are finished.
+        total: Steps that the stage has.
+        level: The noise level just reached; negative is clean.
+        latents: The latents at that level, ``[1, C, F, h, w]``.
+    """
+
+    stage: str
+    done: int
+    total: int
+    level: int | None = None
+    latents: Tensor | None = None
+
+
+OnStep = Callable[[Step], None]
+
+
+def _ignore(_step: Step) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The latents of an inversion, by noise level.
+
+    Attributes:
+        latents: Level to ``[1, C, F, h, w]``; a negative level is clean.
+    """
+
+    latents: Mapping[int, Tensor]
+
+    def at(self, level: int) -> Tensor:
+        """z_t of the source, ``[1, C, F, h, w]``.
+
+        Raises:
+            OptionError: The inversion did not pass this level.
+        """
+        if level not in self.latents:
+            raise OptionError(f"the inversion holds no latents at noise level {level}, which sampling visits")
+        return self.latents[level]
+
+    def on(self, grid: Sequence[int]) -> Trajectory:
+        """The part that sampling on ``grid`` can ask for."""
+        return Trajectory({level: self.at(level) for level in grid})
+
+
+def invert(
+    backbone: Backbone,
+    z0: Tensor,
+    condition: Condition,
+    options: Options = Options(),
+    *,
+    on_step: OnStep = _ignore,
+) -> Trajectory:
+    """DDIM inversion of the source: no text, but its first frame (section 4.2, equation 3).
+
+    Args:
+        backbone: The image-to-video model.
+        z0: Clean latents of the source, ``[1, C, F, h, w]``.
+        condition: One row: the inversion prompt and the source's first frame.
+        options: ``inversion_steps`` is read.
+        on_step: Called after every step with the latents reached.
+
+    Returns:
+        The latents at each of ``inversion_steps`` levels, and ``z0``.
+    """
+    grid = backbone.schedule.grid(options.inversion_steps)
+    z, latents = z0, {grid[-1]: z0}
+    for done, (s, t) in enumerate(pairwise(reversed(grid)), start=1):
+        out = backbone.denoise(z, backbone.schedule.inverse_at(s, t), condition)
+        latents[t] = z = backbone.schedule.step(out, z, s, t)
+        on_step(Step("invert", done, options.inversion_steps, t, z))
+    return Trajectory(latents)
+
+
+def propagate(
+    backbone: Backbone,
+    source: Trajectory,
+    source_condition: Condition,
+    edit_condition: Condition,
+    options: Options = Options(),
+    *,
+    noise: Tensor | None = None,
+    on_step: OnStep = _ignore,
+) -> Tensor:
+    """Denoise the edit from the source's noise, with the source's features (equation 4).
+
+    Args:
+        backbone: The image-to-video model.
+        source: The source's inversion; it must pass every level that sampling visits.
+        source_condition: One row: the inversion prompt and the source's first frame.
+        edit_condition: One row for each branch of guidance, the prompt's last; the edited first frame.
+        options: Steps, thresholds, layers, guidance.
+        noise: What ``noise_share`` mixes into the start, ``[1, C, F, h, w]``; left out, the seed draws it.
+        on_step: Called after every step with the latents reached.
+
+    Returns:
+        Clean latents of the edit, ``[1, C, F, h, w]``.
+
+    Raises:
+        OptionError: The source's inversion and the sampling steps do not meet.
+    """
+    bank, schedule = backbone.bank, backbone.schedule
+    plan, grid = bank.plan(options), schedule.grid(options.steps)
+    z = _start(backbone, source.at(grid[options.skip]), options, noise)
+    for step in range(options.skip, options.steps):
+        t, s, taps = grid[step], grid[step + 1], plan.active(step)
+        if options.source_branch == "always":
+            with bank.pairing(taps, groups=1 + len(edit_condition)):
+                out = _denoise_together(backbone, source.at(t), z, t, source_condition, edit_condition)
+        else:
+            if taps:
+                with bank.recording(taps):
+                    backbone.denoise(source.at(t), t, source_condition)
+            with bank.injecting(taps):
+                out = backbone.denoise(_branches(z, len(edit_condition)), t, edit_condition)
+        z = schedule.step(backbone.guide(out, options), z, t, s)
+        on_step(Step("propagate", step + 1 - options.skip, options.steps - options.skip, s, z))
+    return z
+
+
+def _denoise_together(
+    backbone: Backbone, z_source: Tensor, z: Tensor, t: int, source: Condition, edit: Condition
+) -> Tensor:
+    """The edit's rows of a batch that the source leads."""
+    batch = _branches(z, 1 + len(edit)).clone()
+    batch[:1] = z_source
+    return backbone.denoise(batch, t, source + edit)[1:]
+
+
+def _branches(z: Tensor, count: int) -> Tensor:
+    return z.expand(count, *z.shape[1:])
+
+
+def _start(backbone: Backbone, z: Tensor, options: Options, noise: Tensor | None) -> Tensor:
+    """Mix noise into the start linearly, as the reference does; the variance is not preserved."""
+    if options.noise_share == 0:
+        return z
+    if noise is None:
+        noise = backbone.noise(z, backbone.generator(options.seed))
+    return noise * options.noise_share + z * (1 - options.noise_share)
+
+
+def edit(
+    video: Video,
+    first_frame: Frame,
+    prompt: str = "",
+    *,
+    backbone: str | Backbone | Flow = "auto",
+    options: Options = Options(),
+    on_step: OnStep = _ignore,
+) -> Video:
+    """Carry the edit of a clip's first frame through the clip.
+
+    Args:
+        video: The source, at least two frames. A diffusion backbone is at its best with the number of frames
+            and the frame rate of its ``spec``: ``Clip(path, frames=16, fps=8).read()``.
+        first_frame: The edited first frame, ``[H, W, 3]`` RGB; fitted like the source if its size differs.
+        prompt: What the edited clip shows. Optical flow does not read it.
+        backbone: A backbone, or the name of one: see ``load_backbone``.
+        options: Settings of the diffusion stage.
+        on_step: Called as the work goes on.
+
+    Returns:
+        The edited clip, with the source's frame rate and audio: at the source's size by optical flow and with
+        ``options.restore``, else at ``options.size`` or the backbone's own.
+
+    Raises:
+        UserError: Anything that the caller can mend; the message says how.
+    """
+    if len(video) < 2:
+        raise VideoError("the clip has one frame; there is nothing to carry an edit to")
+    model = load_backbone(backbone) if isinstance(backbone, str) else backbone
+    if isinstance(model, Flow):
+        frames = np.stack(list(model.carry(video.frames, first_frame)))
+        return replace(video, frames=frames)
+    return diffuse(model, video, first_frame, prompt, options, on_step=on_step)
+
+
+def diffuse(
+    backbone: Backbone,
+    video: Video,
+    first_frame: Frame,
+    prompt: str,
+    options: Options = Options(),
+    *,
+    trajectory: Trajectory | None = None,
+    on_step: OnStep = _ignore,
+) -> Video:
+    """``edit`` by a diffusion backbone, from the clip's inversion by ``invert_video`` if that is at hand."""
+    spec = clip_spec(backbone, video, options)
+    source = fit_frames(video.frames, spec.size, options)
+    edited = fit_frames(first_frame[None], spec.size, options)[0]
+    if trajectory is None:
+        trajectory = invert_video(backbone, video, options, on_step=on_step)
+    draw = _draws(backbone, options)
+    negative = options.negative_prompt if options.guidance > 1 else None
+    edit_condition = backbone.condition(edited, prompt, spec, negative_prompt=negative, generator=draw)
+    source_condition = backbone.condition(source[0], options.inversion_prompt, spec, generator=draw)
+    z0 = propagate(backbone, trajectory, source_condition, edit_condition, options, on_step=on_step)
+    on_step(Step("decode", 0, 1))
+    frames = backbone.decode(z0)
+    on_step(Step("decode", 1, 1))
+    if options.restore:
+        fit = Fit(video.size, spec.size, options.fit)
+        frames = np.stack([fit.undo(new, old) for new, old in zip(frames, video.frames, strict=True)])
+    return replace(video, frames=frames)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run asks of the net: calls, and rows of the batch summed over all calls."""
+
+    calls: int
+    rows: int
+
+
+def cost(bank: FeatureBank, options: Options, *, inverted: bool = False) -> Cost:
+    """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
+    inversion = 0 if inverted else options.inversion_steps
+    sampling = options.steps - options.skip
+    branches = 2 if options.guidance > 1 else 1
+    if options.source_branch == "always":
+        return Cost(inversion + sampling, inversion + sampling * (1 + branches))
+    plan = bank.plan(options)
+    recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
+    return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
+
+
+def check_levels(schedule: Schedule, options: Options) -> None:
+    """See before the work begins that inversion passes every level that sampling visits.
+
+    Raises:
+        OptionError: It does not; the message names step counts that do.
+    """
+    visited = set(schedule.grid(options.steps)[options.skip : -1])
+    if visited <= set(schedule.grid(options.inversion_steps)):
+        return
+    fits = [n for n in range(options.steps, 20 * options.steps) if visited <= _levels(schedule, n)]
+    raise OptionError(
+        f"{options.inversion_steps} inversion steps do not pass all levels of {options.steps} sampling "
+        f"steps; these do: {', '.join(map(str, fits[:6]))}"
+    )
+
+
+def _levels(schedule: Schedule, steps: int) -> set[int]:
+    try:
+        return set(schedule.grid(steps))
+    except OptionError:
+        return set()
+
+
+def invert_video(
+    backbone: Backbone, video: Video, options: Options = Options(), *, on_step: OnStep = _ignore
+) -> Trajectory:
+    """Encode a clip and invert it: the part of an edit that the edited frame has no say in.
+
+    Raises:
+        OptionError: Inversion would not pass every level that sampling visits.
+    """
+    check_levels(backbone.schedule, options)
+    spec = clip_spec(backbone, video, options)
+    source = fit_frames(video.frames, spec.size, options)
+    draw = _draws(backbone, options)
+    on_step(Step("encode", 0, 1))
+    z0 = backbone.encode(source, draw)
+    condition = backbone.condition(source[0], options.inversion_prompt, spec, generator=draw)
+    on_step(Step("encode", 1, 1))
+    return invert(backbone, z0, condition, options, on_step=on_step)
+
+
+def clip_spec(backbone: Backbone, video: Video, options: Options) -> VideoSpec:
+    """What the backbone will be given for this clip.
+
+    Raises:
+        OptionError: The size asked for does not fit the backbone.
+    """
+    size = options.size or backbone.spec.size
+    check_size(backbone, size)
+    return replace(backbone.spec, size=size, frames=len(video), fps=video.fps)
+
+
+def check_size(backbone: Backbone, size: Size) -> None:
+    """Raises OptionError for a size that the backbone cannot work at."""
+    multiple = backbone.spec.multiple
+    if size.width % multiple or size.height % multiple:
+        raise OptionError(f"size {size} does not suit {backbone.name}: take multiples of {multiple}")
+
+
+def fit_frames(frames: NDArray[np.uint8], size: Size, options: Options) -> NDArray[np.uint8]:
+    """Lay frames ``[F, H, W, 3]`` into ``size`` as ``options.fit`` says."""
+    fit = Fit(Size(frames.shape[2], frames.shape[1]), size, options.fit)
+    return np.stack([fit.apply(frame) for frame in frames])
+
+
+def _draws(backbone: Backbone, options: Options) -> Generator | None:
+    """What samples the VAE's posterior. The reference seeds it anew for each stage."""
+    return backbone.generator(options.seed) if options.vae == "sample" else None

@@ -1,0 +1,493 @@
+"""Propagation without a model: dense optical flow carries the edit of the first frame through the clip.
+
+The edit is read as a function of the source and carried to first order. With S the source first frame and E
+its edit, both brought to frame k by the flow, and S_k the source frame::
+
+    out_k = light * E + gain * (S_k - light * S)
+
+The gain says how far the edit follows the source: 1 where nothing was edited (the source comes through as it
+is, whatever the flow), the slope of a recolouring (folds and grain keep moving), 0 where the content is new
+(nothing of the source shines through). The light is the slow change of illumination.
+
+What frame 0 never saw is carried on from the previous result. What that never saw either is guessed: a local
+affine map of colours, fitted where the edit is known. ``FlowReport`` says how much had no match.
+
+Flow: Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016. Round trip: Sundaram et al.,
+"Dense Point Trajectories by GPU-accelerated Large Displacement Optical Flow", ECCV 2010. Local affine maps:
+He et al., "Guided Image Filtering", TPAMI 2013.
+
+Not covered: what the first frame cannot tell. A thing that enters later takes on a restyling of the whole
+picture and nothing else; a painted texture does not go on behind a thing that moves away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from anyv2v.errors import ImageError, OptionError
+
+__all__ = ["Carried", "Flow", "FlowCarrier", "FlowReport"]
+
+Frame = NDArray[np.uint8]  # [H, W, 3], RGB, 0..255
+Field = NDArray[np.float32]  # [h, w] or [h, w, C], at the small size at which motion is measured
+Size = tuple[int, int]  # width, height
+
+_UNIT = 128  # a gain of 1, in the eight bits of Layer.law
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Propagation by optical flow, ready to use.
+
+    Attributes:
+        detail: Shorter side, in pixels, of the frames on which motion is measured; at least 64. Coarser is
+            faster and smoother.
+
+    Raises:
+        OptionError: ``detail`` is too small.
+    """
+
+    detail: int = 256
+
+    def __post_init__(self) -> None:
+        if self.detail < 64:
+            raise OptionError(f"detail is {self.detail}; it must be at least 64 pixels")
+
+    def carry(self, frames: Iterable[Frame], edited_first: Frame) -> Carried:
+        """Carry the edit of a clip's first frame, ``[H, W, 3]`` RGB, through its frames; see ``Carried``."""
+        return Carried(self, frames, edited_first)
+
+
+@dataclass(frozen=True)
+class FlowReport:
+    """How much of a result had no match in the first frame. Shares are 0 to 1.
+
+    Attributes:
+        frames: Frames carried; the first one is given and does not count.
+        guessed: Mean share of pixels without a trusted match.
+        guessed_in_edit: The same, of the pixels that the edit changed.
+        worst: The highest share in the edit.
+        worst_frame: The frame that has it; 0 if nothing was carried.
+    """
+
+    frames: int = 0
+    guessed: float = 0.0
+    guessed_in_edit: float = 0.0
+    worst: float = 0.0
+    worst_frame: int = 0
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence for the user, if much was guessed."""
+        if self.guessed_in_edit < 0.5 and self.worst < 0.8:
+            return None
+        return (
+            f"optical flow had no match in the first frame for {self.guessed_in_edit:.0%} of the edited area "
+            f"(at worst {self.worst:.0%}, in frame {self.worst_frame}) and guessed it"
+        )
+
+
+class Carried:
+    """The edited frames of a clip, made one by one as they are drawn; iterate once.
+
+    The first one is the edited first frame itself. Memory does not grow with the clip.
+
+    Raises:
+        ImageError: The edited first frame and the clip differ in size; raised by the first draw.
+    """
+
+    def __init__(self, flow: Flow, frames: Iterable[Frame], edited_first: Frame) -> None:
+        self._flow, self._frames, self._edited_first = flow, frames, edited_first
+        self._carrier: FlowCarrier | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (edited for _, edited in self.pairs())
+
+    def pairs(self) -> Iterator[tuple[Frame, Frame]]:
+        """Each source frame with its edit."""
+        for frame in self._frames:
+            if self._carrier is None:
+                self._carrier = FlowCarrier(frame, self._edited_first, self._flow)
+                yield frame, self._edited_first
+            else:
+                yield frame, self._carrier(frame)
+
+    @property
+    def report(self) -> FlowReport:
+        """On the frames drawn so far."""
+        return self._carrier.report if self._carrier else FlowReport()
+
+
+class FlowCarrier:
+    """Carries the edit of a first frame to the frames that follow: one call each, in order.
+
+    Args:
+        source_first: The first frame, uint8 ``[H, W, 3]`` RGB.
+        edited_first: Its edit, of the same size.
+        flow: How motion is measured.
+
+    Raises:
+        ImageError: The two differ in size.
+    """
+
+    def __init__(self, source_first: Frame, edited_first: Frame, flow: Flow = Flow()) -> None:
+        (height, width), (h, w) = source_first.shape[:2], edited_first.shape[:2]
+        if (height, width) != (h, w):
+            raise ImageError(f"the edited first frame is {w}x{h}, the clip {width}x{height}; make them equal")
+        scale = min(1.0, flow.detail / min(height, width))
+        self._size = round(width * scale), round(height * scale)
+        source, edit = _resize(source_first, self._size), _resize(edited_first, self._size)
+        law = _resize(_law(source_first, edited_first), self._size)
+        self._first = self._previous = Layer(source_first, edited_first, law)
+        self._credit = np.ones(source.shape[:2], np.float32)
+        self._tracker, self._riders = Tracker(source), Riders.find(source, edit)
+        self._shares: list[tuple[float, float]] = []
+
+    def __call__(self, frame: Frame) -> Frame:
+        """The edit of the next source frame; both uint8 ``[H, W, 3]``."""
+        small = _resize(frame, self._size)
+        layer, known = self._recall(frame, small)
+        then = _resize(layer.source, self._size)
+        light = _light(small, then, known)
+        known = known * _first_order(small, then, layer.law, light)
+        out = _transfer(frame, layer, light)
+        guess, merit = _guess(frame, small, _resize(out, self._size), known)
+        share = (1 - known) * merit
+        self._previous = Layer(frame, out, layer.law).blend(guess, 1 - share, share)
+        self._credit = known + share
+        return self._previous.edit
+
+    def _recall(self, frame: Frame, small: Frame) -> tuple[Layer, Field]:
+        """What the first frame and the previous result say of this one, and how well it is known, 0 to 1."""
+        first, previous = self._tracker.track(small)
+        its = previous.trust * _warp(self._credit, previous.flow) * (1 - first.trust)
+        mine = cv2.max(first.trust + 0.8 * first.hope * (1 - first.trust) * (1 - previous.trust), 0.02)
+        known = cv2.min(mine + its, 1)
+        a, b = self._first.warp(first.flow), self._previous.warp(previous.flow)
+        self._note(first.trust, a.law)
+        ride = self._riders.ride(first, previous, self._tracker.forth) if self._riders else None
+        if ride is None:
+            return a.blend(b, mine, its), known
+        layer = a.unedit(ride.left_first).blend(b.unedit(ride.left_previous), mine, its)
+        rider = Layer(frame, self._first.warp(ride.flow).edit, np.full_like(a.law, (0, 0, 0, 255)))
+        known = cv2.max(known * (1 - ride.left_first), ride.cover)
+        return layer.blend(rider, 1 - ride.cover, ride.cover), known
+
+    def _note(self, trust: Field, law: Frame) -> None:
+        strength, lost = law[..., 3] / np.float32(255), 1 - _soft(trust, 0.1, 0.6)
+        self._shares.append((float(lost.mean()), float((lost * strength).sum() / max(strength.sum(), 1))))
+
+    @property
+    def report(self) -> FlowReport:
+        """On the frames carried so far."""
+        if not self._shares:
+            return FlowReport()
+        everywhere, in_edit = np.array(self._shares).T
+        worst = int(in_edit.argmax())
+        means = float(everywhere.mean()), float(in_edit.mean())
+        return FlowReport(len(self._shares), *means, float(in_edit[worst]), worst + 1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A source frame, its edit, and the law by which the one follows from the other.
+
+    source, edit: uint8 [H, W, 3]. law: uint8 [h, w, 4] at the small size, for it is smooth: the gains of red,
+    green and blue in units of 1/128, then the strength of the edit.
+    """
+
+    source: Frame
+    edit: Frame
+    law: Frame
+
+    @property
+    def size(self) -> Size:
+        return self.source.shape[1], self.source.shape[0]
+
+    def warp(self, flow: Field) -> Layer:
+        """flow: float32 [h, w, 2], in pixels of the small size."""
+        height, width = flow.shape[:2]
+        scale = np.array([self.size[0] / width, self.size[1] / height], np.float32)
+        wide = _resize(flow * scale, self.size)
+        return Layer(_warp(self.source, wide), _warp(self.edit, wide), _warp(self.law, flow))
+
+    def blend(self, other: Layer, mine: Field, its: Field) -> Layer:
+        """The mean of two layers, with weights float32 [h, w]."""
+        a, b = _resize(mine, self.size), _resize(its, self.size)
+        same = self.source is other.source
+        source = self.source if same else cv2.blendLinear(self.source, other.source, a, b)
+        edit = cv2.blendLinear(self.edit, other.edit, a, b)
+        return Layer(source, edit, cv2.blendLinear(self.law, other.law, mine, its))
+
+    def unedit(self, mask: Field) -> Layer:
+        """Back to the source where the mask is 1."""
+        plain = Layer(self.source, self.source, np.full_like(self.law, (_UNIT, _UNIT, _UNIT, 0)))
+        return self.blend(plain, 1 - mask, mask)
+
+
+def _law(source: Frame, edit: Frame) -> Frame:
+    """Gain and strength of an edit: a regression of the edit on the source in small windows."""
+    radius = max(2, min(source.shape[:2]) // 128)
+    s, e = source.astype(np.float32), edit.astype(np.float32)
+    mean_s, mean_e = _box(s, radius), _box(e, radius)
+    variance, covariance = _box(s * s, radius) - mean_s**2, _box(s * e, radius) - mean_s * mean_e
+    # Editors redraw texture a little everywhere. That is no edit, so texture asks for a stronger change.
+    texture = cv2.sqrt(cv2.max(_peak(variance), 0))
+    strength = _soft(_peak(_box(cv2.absdiff(s, e), radius)) / (8 + 0.5 * texture), 0.6, 1.6)
+    gain = 1 + strength[..., None] * (np.clip(covariance / (variance + 100), 0, 1.9) - 1)
+    return np.dstack([gain * _UNIT, strength * 255]).round().astype(np.uint8)
+
+
+def _light(small: Frame, then: Frame, known: Field) -> Field:
+    """The ratio of today's light to the first frame's, where they can be compared: float32 [h/4, w/4, 3]."""
+    weight = cv2.merge([known + 1e-3] * 3)
+    size = small.shape[1] // 4, small.shape[0] // 4
+    shares = (_resize(cv2.multiply(x, weight, dtype=cv2.CV_32F), size) for x in (small, then))
+    a, b = (cv2.GaussianBlur(x, (0, 0), min(size) / 24) for x in shares)
+    ratio: Field = np.clip((a + 1) / (b + 1), 0.6, 1.6)
+    return ratio
+
+
+def _first_order(small: Frame, then: Frame, law: Frame, light: Field) -> Field:
+    """1 where the step from S to S_k is short, or followed in full; a long one proves the match wrong."""
+    expected = cv2.multiply(then, _resize(light, small.shape[1::-1]), dtype=cv2.CV_32F)
+    unfollowed = np.clip(1 - law[..., :3] / np.float32(_UNIT), 0, 1)
+    gap = _box(cv2.subtract(small, expected, dtype=cv2.CV_32F) * unfollowed, 2)
+    return _bell(_peak(np.abs(gap)) / np.float32(15))
+
+
+def _transfer(frame: Frame, layer: Layer, light: Field) -> Frame:
+    """light * E + gain * (S_k - light * S)."""
+    gain = _resize(layer.law[..., :3] / np.float32(_UNIT), layer.size)
+    new = cv2.subtract(layer.edit, cv2.multiply(layer.source, gain, dtype=cv2.CV_32F), dtype=cv2.CV_32F)
+    follows = cv2.multiply(frame, gain, dtype=cv2.CV_32F)
+    out: Frame = cv2.add(cv2.multiply(new, _resize(light, layer.size)), follows, dtype=cv2.CV_8U)
+    return out
+
+
+def _guess(frame: Frame, small: Frame, out: Frame, known: Field) -> tuple[Layer, Field]:
+    """The frame edited by its colours alone, and the merit of that, float32 [h, w], 0 to 1."""
+    maps, merit = _colour_maps(small, out, known)
+    size = small.shape[1::-1]
+    rows = [_resize(maps[:, :, i], size) for i in range(4)]
+    change = 255 * rows[3]
+    for row, colour in zip(rows, cv2.split(small), strict=False):
+        change += cv2.multiply(row, cv2.merge([colour] * 3), dtype=cv2.CV_32F)
+    gain = np.dstack([np.clip(1 + rows[i][..., i], 0, 1.9) * _UNIT for i in range(3)])
+    law = np.dstack([gain, 255 * _soft(_peak(np.abs(change)), 8, 28)]).round().astype(np.uint8)
+    edit = cv2.add(frame, _resize(change, frame.shape[1::-1]), dtype=cv2.CV_8U)
+    return Layer(frame, edit, law), _resize(merit, size)
+
+
+def _colour_maps(small: Frame, out: Frame, known: Field) -> tuple[Field, Field]:
+    """Fit out - small = (colour, 1) @ map in windows, where out is known: float32 [n, 48, 4, 3], and the merit."""
+    size = 48, max(1, round(48 * small.shape[0] / small.shape[1]))
+    weight = _resize(known, size) + np.float32(1e-4)
+    change = cv2.subtract(out, small, dtype=cv2.CV_32F) * cv2.merge([known] * 3)
+    y = _resize(change, size) / (255 * weight[..., None])
+    x = np.dstack([_resize(small, size) / np.float32(255), np.ones_like(weight)])
+    xx = weight[..., None, None] * x[..., :, None] * x[..., None, :]
+    xy = weight[..., None, None] * x[..., :, None] * y[..., None, :]
+    ridge = np.diag(np.array([0.002, 0.002, 0.002, 0.02], np.float32))
+    maps = np.linalg.solve(xx.mean(axis=(0, 1)) + ridge, xy.mean(axis=(0, 1)))
+    for radius in (8, 3):  # where a narrow window knows too little, the ridge holds it to the wider one
+        maps = np.linalg.solve(_box(xx, radius) + ridge, _box(xy, radius) + ridge @ maps)
+    error = ((y - np.einsum("hwi,hwij->hwj", x, maps)) ** 2).mean(axis=2)
+    error = _box(weight * error, 3) / _box(weight, 3)
+    return maps.astype(np.float32), _bell(np.sqrt(error) * (255 / 12))
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where each pixel comes from: flow, float32 [h, w, 2] in pixels, and two opinions on it, 0 to 1.
+
+    trust: there and back again leads home. hope: it does not, but the colours agree.
+    """
+
+    flow: Field
+    trust: Field
+    hope: Field
+
+
+class Tracker:
+    """Follows a clip at the small size."""
+
+    def __init__(self, first: Frame) -> None:
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._first = self._previous = first
+        self._back = self.forth = np.zeros((*first.shape[:2], 2), np.float32)
+
+    def track(self, frame: Frame) -> tuple[Match, Match]:
+        """Matches of the next frame in the first and in the previous one."""
+        now, first, previous = (_gray(x) for x in (frame, self._first, self._previous))
+        step = self._dis.calc(now, previous, None)
+        # A chain of steps drifts and a direct search gets lost, so the search starts at the end of the chain.
+        back = self._dis.calc(now, first, step + _warp(self._back, step))
+        self.forth = self._dis.calc(first, now, self.forth.copy())
+        to_first = _extend(back, _round_trip(back, self.forth), frame, self._first)
+        like = _likeness(step, frame, self._previous)
+        self._back, self._previous = to_first.flow, frame
+        return to_first, Match(step, like, like)
+
+
+def _round_trip(flow: Field, inverse: Field) -> Field:
+    back = _warp(inverse, flow)
+    return _bell(cv2.sqrt(_squared(flow + back) / (2 + 0.01 * (_squared(flow) + _squared(back)))))
+
+
+def _likeness(flow: Field, frame: Frame, other: Frame, outside: float = 0) -> Field:
+    """1 where a neighbourhood has the colours that the flow promises; texture may be a little out of step."""
+    error = _peak(cv2.absdiff(_box(frame, 2), _box(_warp(other, flow), 2))).astype(np.float32)
+    gray = _gray(frame).astype(np.float32)
+    texture = cv2.sqrt(cv2.max(_box(gray * gray, 3) - _box(gray, 3) ** 2, 0))
+    like = _bell(cv2.sqrt(cv2.GaussianBlur((error / (10 + 0.4 * texture)) ** 2, (0, 0), 1.5)))
+    inside = _warp(np.ones_like(like), flow, cv2.BORDER_CONSTANT)
+    return like * np.float32(outside) + like * inside * np.float32(1 - outside)
+
+
+def _extend(flow: Field, round_trip: Field, frame: Frame, other: Frame) -> Match:
+    """Let trusted flow spread to where there is none."""
+    trust = round_trip * _likeness(flow, frame, other)
+    height, width = trust.shape
+    seeds = _resize(np.dstack([flow * trust[..., None], trust]), (width // 4, height // 4))
+    rings = ((1, 1.0), (3, 0.05), (12, 0.002))  # the next ring counts where the nearer one is empty
+    total = sum(share * cv2.GaussianBlur(seeds, (0, 0), sigma) for sigma, share in rings)
+    wide = _resize(total[..., :2] / (total[..., 2:] + 1e-6), (width, height))
+    hope = _likeness(wide, frame, other, outside=0.5)
+    take = cv2.GaussianBlur(_soft(hope - trust, 0, 0.3), (0, 0), 1)
+    return Match(flow + take[..., None] * (wide - flow), trust, hope)
+
+
+@dataclass(frozen=True)
+class Ride:
+    """Riders in one frame: the flow that carries them, what they cover, and what they have left, 0 to 1."""
+
+    flow: Field
+    cover: Field
+    left_first: Field
+    left_previous: Field
+
+
+class Riders:
+    """Pieces of new content that were drawn over a background they do not move with: a hat over the trees.
+
+    The flow inside a hat is that of the trees. A piece that lies partly on a moving thing goes with that
+    thing, whole and rigid. The background is what fills the border of the picture.
+    """
+
+    def __init__(self, pieces: list[Field]) -> None:
+        self._pieces = pieces
+        self._homes = [_soft(_box(piece, 4), 0, 0.1) for piece in pieces]
+        self._rides = [False] * len(pieces)
+        self._cover = np.zeros_like(pieces[0])
+        height, width = self._cover.shape
+        self._plane = np.dstack([_grid(height, width) * (2 / width) - 1, np.ones_like(self._cover)])
+        edge = np.ones((height, width), bool)
+        edge[height // 12 : -height // 12, width // 12 : -width // 12] = False
+        self._edge = edge & (np.max(pieces, axis=0) < 0.1)
+
+    @classmethod
+    def find(cls, source: Frame, edit: Frame) -> Riders | None:
+        """Pieces from 0.3% to 15% of the picture; a larger one is a restyling, a smaller one is noise."""
+        change = np.abs(_box(cv2.subtract(edit, source, dtype=cv2.CV_32F), 2))
+        new = _soft(_peak(change), 30, 60)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats((new > 0.1).astype(np.uint8))
+        areas = stats[:, cv2.CC_STAT_AREA] / new.size
+        pieces = [new * (labels == i) for i in range(1, count) if 0.003 < areas[i] < 0.15]
+        return cls(pieces) if pieces else None
+
+    def ride(self, first: Match, previous: Match, forth: Field) -> Ride | None:
+        """Where the riders are now; None as long as there are none."""
+        there, here = self._moves(forth), self._moves(first.flow) * first.trust
+        flow, (cover, left) = np.zeros_like(forth), np.zeros((2, *here.shape), np.float32)
+        for i, (piece, home) in enumerate(zip(self._pieces, self._homes, strict=True)):
+            self._rides[i] |= 0.12 < (piece * there).sum() / piece.sum() < 0.82
+            if self._rides[i]:
+                was = _warp(home, first.flow)
+                rigid = _rigid(first.flow, here * was)
+                now = _warp(piece, rigid, cv2.BORDER_CONSTANT)
+                flow = np.where((now > cover)[..., None], rigid, flow)
+                cover, left = cv2.max(cover, now), cv2.max(left, was)
+        left_previous = _warp(self._cover, previous.flow) * (1 - cover)
+        self._cover = cover
+        return Ride(flow, cover, left * (1 - cover), left_previous) if any(self._rides) else None
+
+    def _moves(self, flow: Field) -> Field:
+        """1 where a flow leaves the affine motion of the border, fitted robustly against what crosses it."""
+        x, y = self._plane[self._edge][::7], flow[self._edge][::7]
+        weight = np.ones((len(x), 1), np.float32)
+        for _ in range(5):
+            motion = np.linalg.lstsq(x * weight, y * weight, rcond=None)[0]
+            weight = 1 / np.sqrt(1 + ((x @ motion - y) ** 2).sum(axis=1, keepdims=True))
+        return _soft(cv2.sqrt(_squared(flow - cv2.transform(self._plane, motion.T))), 1, 3)
+
+
+def _rigid(flow: Field, weight: Field) -> Field:
+    """The shift, rotation and scale nearest to a weighted flow: a (z - centre) + shift in the complex plane."""
+    z, f = (np.ascontiguousarray(x).view(np.complex64)[..., 0] for x in (_grid(*weight.shape), flow))
+    total = weight.sum() + 1e-6
+    centre, shift = (weight * z).sum() / total, (weight * f).sum() / total
+    arm = z - centre
+    # The ridge holds a patch that is too small to tell a rotation to a pure shift.
+    a = (weight * arm.conj() * f).sum() / ((weight * abs(arm) ** 2).sum() + 50 * total)
+    rigid: Field = (a * arm + shift).astype(np.complex64)[..., None].view(np.float32)
+    return rigid
+
+
+@lru_cache(maxsize=4)
+def _grid(height: int, width: int) -> Field:
+    return np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
+
+
+def _warp(image: NDArray[Any], flow: Field, border: int = cv2.BORDER_REFLECT_101) -> NDArray[Any]:
+    """image[x + flow(x)], mirrored at the border: a texture that ends at the frame goes on."""
+    where = cv2.add(_grid(*flow.shape[:2]), flow)
+    out: NDArray[Any] = cv2.remap(image, where, None, cv2.INTER_LINEAR, borderMode=border)
+    return out
+
+
+def _resize(image: NDArray[Any], size: Size) -> NDArray[Any]:
+    how = cv2.INTER_AREA if size[0] < image.shape[1] else cv2.INTER_LINEAR
+    out: NDArray[Any] = cv2.resize(image, size, interpolation=how)
+    return out
+
+
+def _box(x: NDArray[Any], radius: int) -> NDArray[Any]:
+    mean: NDArray[Any] = cv2.blur(x.reshape(*x.shape[:2], -1), (2 * radius + 1, 2 * radius + 1))
+    return mean.reshape(x.shape)
+
+
+def _gray(frame: Frame) -> Frame:
+    gray: Frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return gray
+
+
+def _peak(x: NDArray[Any]) -> NDArray[Any]:
+    """The largest channel; np.max over the last axis takes ten times as long."""
+    r, g, b = cv2.split(x)
+    peak: NDArray[Any] = cv2.max(cv2.max(r, g), b)
+    return peak
+
+
+def _squared(flow: Field) -> Field:
+    length: Field = cv2.transform(cv2.multiply(flow, flow), np.ones((1, 2), np.float32))
+    return length
+
+
+def _bell(x: Field) -> Field:
+    """exp(-x^2): 1 at 0, falling to 0."""
+    bell: Field = cv2.exp(-x * x)
+    return bell
+
+
+def _soft(x: NDArray[Any], low: float, high: float) -> Field:
+    """A smooth step from 0 at low to 1 at high."""
+    t: Field = np.clip((x - low) * np.float32(1 / (high - low)), 0, 1)
+    return t * t * (3 - 2 * t)

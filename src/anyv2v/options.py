@@ -1,0 +1,118 @@
+"""What a user can set, and the named recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from anyv2v.errors import OptionError
+from anyv2v.video import Size
+
+__all__ = ["NEGATIVE_PROMPT", "RECIPES", "Options", "recipe"]
+
+NEGATIVE_PROMPT = (
+    "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
+    "disconnected limbs, Ugly faces, incomplete arms"
+)
+"""The one negative prompt of the paper (section 5.2)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the diffusion stage; the defaults are the paper's (section 5.2).
+
+    Attributes:
+        steps: Sampling steps, T in the paper.
+        inversion_steps: DDIM inversion steps. Every timestep that sampling visits must be among theirs.
+        guidance: Classifier-free guidance scale, at least 1; 1 turns it off.
+        negative_prompt: The text of the negative branch.
+        inversion_prompt: The text of the source in inversion and in its denoising; empty in the paper.
+        tau_conv: Share of the steps, 0 to 1, that inject the convolution feature.
+        tau_spatial: Share of the steps, 0 to 1, that inject spatial-attention queries and keys.
+        tau_temporal: Share of the steps, 0 to 1, that inject temporal-attention queries and keys.
+        layers_conv: Decoder layers of the convolution feature, l_1 in the paper.
+        layers_spatial: Decoder layers of spatial attention, l_2 in the paper.
+        layers_temporal: Decoder layers of temporal attention, l_3 in the paper.
+        skip: Steps left out at the noisy end: sampling starts at T' < T (section 4.2).
+        noise_share: Share, 0 to 1, of random noise mixed into the start latents.
+        seed: Seeds everything random.
+        size: Width and height that the backbone works at; its own if left out.
+        restore: Put the result back at the source's size and aspect.
+        fit: How frames of another size are laid into the backbone's.
+        thresholds: ``floor`` truncates the float product of tau and steps, as the reference does, so that
+            50 x 0.58 gives 28; ``round`` gives the 29 that was meant.
+        vae: ``sample`` draws from the VAE's posterior, a fresh draw for each use of a frame, as the reference
+            does; ``mode`` takes its mean, which adds no noise.
+        source_branch: ``always`` denoises the source in one batch with the edit at every step, as the
+            reference does; ``injecting`` denoises it alone, only at steps that inject something.
+        frame_rate: ``keep`` takes the first frames as they come and calls them the backbone's frame rate, as
+            the reference does; ``resample`` picks frames by their time.
+
+    Raises:
+        OptionError: A value is out of its range.
+    """
+
+    steps: int = 50
+    inversion_steps: int = 50
+    guidance: float = 9.0
+    negative_prompt: str = NEGATIVE_PROMPT
+    inversion_prompt: str = ""
+    tau_conv: float = 0.2
+    tau_spatial: float = 0.2
+    tau_temporal: float = 0.5
+    layers_conv: tuple[int, ...] = (4,)
+    layers_spatial: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
+    layers_temporal: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
+    skip: int = 1
+    noise_share: float = 0.0
+    seed: int = 8888
+    size: Size | None = None
+    restore: bool = False
+    fit: Literal["crop", "letterbox", "stretch"] = "crop"
+    thresholds: Literal["round", "floor"] = "round"
+    vae: Literal["mode", "sample"] = "mode"
+    source_branch: Literal["injecting", "always"] = "injecting"
+    frame_rate: Literal["resample", "keep"] = "resample"
+
+    def __post_init__(self) -> None:
+        for name in ("tau_conv", "tau_spatial", "tau_temporal", "noise_share"):
+            _check(name, getattr(self, name), 0.0, 1.0)
+        _check("guidance", self.guidance, 1.0)
+        _check("steps", self.steps, 1)
+        _check("inversion_steps", self.inversion_steps, 1)
+        _check("skip", self.skip, 0, self.steps - 1)
+
+
+def _check(name: str, value: float, low: float, high: float | None = None) -> None:
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+        raise OptionError(f"{name.replace('_', ' ')} is {value:g}; it must be {bounds}")
+
+
+RECIPES: Mapping[str, Options] = MappingProxyType(
+    {
+        "default": Options(),
+        "paper": Options(
+            inversion_steps=500,
+            fit="stretch",
+            thresholds="floor",
+            vae="sample",
+            source_branch="always",
+            frame_rate="keep",
+        ),
+    }
+)
+"""``default`` does what is right; ``paper`` keeps every quirk of the reference that changes its numbers."""
+
+
+def recipe(name: str) -> Options:
+    """The options of a named recipe.
+
+    Raises:
+        OptionError: There is no such recipe.
+    """
+    if name not in RECIPES:
+        raise OptionError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,771 @@
+"""Video in and out: films, animations and folders of images as RGB frames, with their times and their sound.
+
+    clip = Clip("walk.mp4", start=2.0, frames=16, fps=Fraction(8))      # nothing is decoded yet
+    fit = Fit(clip.size, Size(512, 512))
+    write("out.mp4", map(fit.apply, clip), clip.rate, clip.audio)
+
+Frames pass through one by one: an hour of film costs no more memory than a second.
+
+Not covered: tone mapping of HDR, pixels that are not square, interlacing, mirrored display matrices.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property, partial
+from io import BytesIO
+from itertools import accumulate, chain, count, islice, pairwise
+from math import ceil
+from os import W_OK, access
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from anyv2v.errors import ImageError, OptionError, OutputError, UserError, VideoError
+
+__all__ = [
+    "AudioTrack",
+    "Clip",
+    "Fit",
+    "Frame",
+    "Size",
+    "Video",
+    "VideoInfo",
+    "check_output",
+    "probe",
+    "read_image",
+    "write",
+    "write_image",
+]
+
+Frame = NDArray[np.uint8]  # [H, W, 3], RGB, 0..255
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and height in pixels; `str` gives "512x320"."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """The size that "512x320" names. Raises OptionError."""
+        if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.strip().lower()):
+            return cls(int(match[1]), int(match[2]))
+        raise OptionError(f"size {text!r}: not of the form WIDTHxHEIGHT, as in 512x320")
+
+    @classmethod
+    def of(cls, frame: Frame) -> Size:
+        """The size of a frame."""
+        return cls(frame.shape[1], frame.shape[0])
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says about its video."""
+
+    path: Path
+    width: int  # of the upright picture
+    height: int
+    fps: Fraction  # average
+    frames: int | None  # by duration and rate; None where the container does not say
+    duration: float | None  # seconds
+    codec: str
+    container: str
+    pixel_format: str
+    rotation: int = 0  # degrees counterclockwise that set the stored picture upright
+    audio: str | None = None  # codec
+
+    @property
+    def size(self) -> Size:
+        return Size(self.width, self.height)
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """A span of a film's sound, decoded only while it is written.
+
+    `start` counts in seconds from the film's first picture. It lasts `duration` seconds, but no longer than
+    the pictures it is written with; None: as long as those.
+    """
+
+    path: Path | str
+    start: float = 0.0
+    duration: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """A video in memory: `frames` [F, H, W, 3] uint8 RGB, `fps` in Hz, and the sound that belongs to it."""
+
+    frames: NDArray[np.uint8]
+    fps: Fraction
+    audio: AudioTrack | None = None
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.frames.shape, self.frames.dtype
+        if len(shape) != 4 or shape[3] != 3 or 0 in shape or dtype != np.uint8:
+            raise VideoError(f"a video is [F, H, W, 3] of uint8, not {list(shape)} of {dtype}")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def size(self) -> Size:
+        return Size.of(self.frames[0])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A span of a video on disk: a film, an animation, a folder of images or a pattern such as "in/*.png".
+
+    Nothing is decoded until it is iterated. Frame k is the picture on screen `start` + k / `rate` seconds
+    after the first picture of the file; one that stays on longer is repeated.
+
+    `frames` asks for exactly so many, `duration` for at most so many seconds; give one of them or none.
+    `fps` None keeps the file's average rate. Images have no rate of their own: `fps` is theirs, 8 if None.
+
+    Raises OptionError for values out of range, VideoError for what cannot be read or is too short.
+    """
+
+    path: Path | str
+    start: float = 0.0
+    frames: int | None = None
+    duration: float | None = None
+    fps: Fraction | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.duration is not None:
+            raise OptionError("frames and duration contradict each other: give one of them")
+        if self.start < 0:
+            raise OptionError(f"start {self.start}: no frame comes before 0 s")
+        for name in ("frames", "duration", "fps"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise OptionError(f"{name} {value}: must be more than 0")
+
+    @cached_property
+    def _source(self) -> _Film | _Slides:
+        return _source(Path(self.path), _ratio(self.fps) if self.fps else None)
+
+    @property
+    def info(self) -> VideoInfo:
+        """What the whole file says of itself, whatever the span."""
+        return self._source.info
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second of what is read."""
+        return _ratio(self.fps) if self.fps else self.info.fps
+
+    @property
+    def size(self) -> Size:
+        return self.info.size
+
+    @property
+    def audio(self) -> AudioTrack | None:
+        """The sound from `start` on, for as long as the frames it is written with; None if there is none."""
+        return AudioTrack(self.path, self.start) if self.info.audio else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        start, read = Fraction(self.start), 0
+        for picture in islice(_on_screen(self._source.shown(start), start, self.rate), self._limit):
+            yield picture()
+            read += 1
+        if read < (self.frames or 1):
+            there = f"has {read} frames at {float(self.rate):g} fps from {self.start:g} s on"
+            raise VideoError(f"{self.path}: {there}, not {self.frames or 'one'}")
+
+    def read(self) -> Video:
+        """All its frames, in memory."""
+        return Video(np.stack(list(self)), self.rate, self.audio)
+
+    @property
+    def _limit(self) -> int | None:
+        if self.duration is None:
+            return self.frames
+        return max(1, round(Fraction(self.duration) * self.rate))
+
+
+def _ratio(fps: Fraction | float) -> Fraction:
+    """A rate as FFmpeg can hold it: 29.97 becomes 2997/100."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """What the file says about its video. Raises VideoError if it holds none that can be read."""
+    return _source(Path(path)).info
+
+
+# -- images
+
+_IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def read_image(path: Path | str) -> Frame:
+    """An image as a viewer shows it: upright (EXIF), transparency on white, 8 bits. Raises ImageError."""
+    return _load(Path(path), ImageError)
+
+
+def write_image(path: Path | str, frame: Frame) -> Path:
+    """Write one frame in the format of the suffix, replacing what was there. Raises OutputError."""
+    path = Path(path)
+    if path.suffix.lower() not in _IMAGES:
+        raise OutputError(f"{path}: unknown suffix; use one of {' '.join(sorted(_IMAGES))}")
+    with _draft(path) as draft:
+        Image.fromarray(frame).save(draft, quality=95)
+    return path
+
+
+def _load(path: Path, error: type[UserError]) -> Frame:
+    with _reading(path, "image", error), Image.open(path) as image:
+        return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Frame:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+# -- reading
+
+# Pictures and the seconds at which they come on; at last the end, with any picture. One turns into RGB when
+# it is called, so that a skipped one costs nothing. Times are a tick of the file's clock early: containers
+# round, and 66.7 ms may be stored as 67.
+_Picture = Callable[[], Frame]
+_Shown = Iterator[tuple[Fraction, _Picture]]
+
+
+def _source(path: Path, fps: Fraction | None = None) -> _Film | _Slides:
+    if path.is_dir():
+        return _stills(path, [p for p in path.iterdir() if p.suffix.lower() in _IMAGES], fps)
+    if not path.exists() and re.search(r"[*?\[]", path.name):
+        return _stills(path, list(path.parent.glob(path.name)), fps)
+    if not path.exists():
+        raise VideoError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+    if path.suffix.lower() in _TICKS:
+        return _animation(path)
+    return _stills(path, [path], fps) if path.suffix.lower() in _IMAGES else _Film(path)
+
+
+def _on_screen(shown: _Shown, start: Fraction, rate: Fraction) -> Iterator[_Picture]:
+    """The pictures on screen at start, start + 1 / rate, ... until the last one has gone."""
+    now = start
+    for (_, picture), (until, _) in pairwise(shown):
+        while now < until:
+            yield picture
+            now += 1 / rate
+
+
+@contextmanager
+def _reading(path: Path, kind: str, error: type[UserError]) -> Iterator[None]:
+    """Turn what FFmpeg and Pillow raise over a bad file into one line of ours."""
+    damage = (av.error.FFmpegError, OSError, EOFError, IndexError, SyntaxError, ValueError)
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as reason:
+        raise error(f"{path}: {str(reason.strerror).lower()}") from reason
+    except damage as reason:
+        raise error(f"{path}: damaged, or no {kind} at all") from reason
+
+
+class _Film:
+    """A video file, by FFmpeg."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def info(self) -> VideoInfo:
+        first = self._first
+        width, height = (first.width, first.height)[:: -1 if first.rotation % 180 else 1]
+        with self._opened() as (container, stream):
+            fps = Fraction(stream.average_rate or stream.guessed_rate)
+            length = self._length(stream) or Fraction(container.duration or 0, av.time_base)
+            return VideoInfo(
+                path=self.path,
+                width=width,
+                height=height,
+                fps=fps,
+                frames=round(length * fps) or None,
+                duration=float(length) or None,
+                codec=stream.codec_context.codec.canonical_name,
+                container=container.format.name,
+                pixel_format=first.format.name,
+                rotation=first.rotation % 360,
+                audio=next((s.codec_context.codec.canonical_name for s in container.streams.audio), None),
+            )
+
+    def shown(self, start: Fraction) -> _Shown:
+        """Pictures from `start`, or from some time before."""
+        for before in (0, 10, start):  # a demuxer may land too late: MPEG-TS, HEVC with open groups
+            pictures = self._decoded(start - before)
+            first = next(pictures, None)
+            if first and first[0] <= start:
+                yield first
+                break
+        yield from pictures
+
+    def _decoded(self, start: Fraction) -> _Shown:
+        frame, fps = None, self.info.fps
+        with self._opened() as (container, stream):
+            early = min(stream.time_base, 1 / (4 * fps))  # some clocks tick but once a picture
+            if start > 0:
+                _seek(container, stream, self.origin + start)
+            for frame in container.decode(stream):
+                yield self._time(frame) - self.origin - early, partial(_upright_rgb, frame)
+            if frame is not None:  # else it was sought past the end
+                end = self._time(frame) - self.origin + (frame.duration * stream.time_base or 1 / fps)
+                self._check_whole(stream, end)
+                yield end - early, partial(_upright_rgb, frame)
+
+    def _check_whole(self, stream: Any, end: Fraction) -> None:
+        """A file whose tail is missing may end without an error: hold it to its index, or its tag."""
+        promised = stream.frames or "DURATION" in stream.metadata
+        length = self._length(stream)
+        if promised and length and end < length - 3 / self.info.fps:
+            raise VideoError(f"{self.path}: truncated after {float(end):.2f} of {float(length):.2f} s")
+
+    def _length(self, stream: Any) -> Fraction | None:
+        if "DURATION" in stream.metadata:  # Matroska: the end, as hours:minutes:seconds
+            hours, minutes, seconds = map(Fraction, stream.metadata["DURATION"].split(":"))
+            return hours * 3600 + minutes * 60 + seconds - self.origin
+        return stream.duration * stream.time_base if stream.duration else None
+
+    @cached_property
+    def origin(self) -> Fraction:
+        """The time of the first picture on the file's own clock, in seconds."""
+        return self._time(self._first)
+
+    @cached_property
+    def _first(self) -> Any:
+        with self._opened() as (container, stream):
+            for frame in container.decode(stream):
+                return frame
+        raise VideoError(f"{self.path}: its video stream is empty")
+
+    def _time(self, frame: Any) -> Fraction:
+        if frame.pts is None:
+            raise VideoError(f"{self.path}: its pictures carry no times; put them into an mp4 or mkv")
+        return Fraction(frame.pts * frame.time_base)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        """The container and its video stream, which the cover of an album is not."""
+        with _reading(self.path, "video", VideoError), av.open(self.path) as container:
+            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not streams:
+                raise VideoError(f"{self.path}: has no video stream")
+            streams[0].thread_type = "AUTO"
+            yield container, streams[0]
+
+
+def _seek(container: Any, stream: Any, time: Fraction) -> None:
+    """Go to the last key frame before `time`; what cannot seek is read from its beginning."""
+    with suppress(av.error.FFmpegError):
+        container.seek(time // stream.time_base, stream=stream)
+
+
+def _upright_rgb(frame: Any) -> Frame:
+    """A decoded frame by the colour matrix of its tag, and by the usual guess where it has none.
+
+    The flags ask for interpolated chroma and exact rounding, which come 4 to 6 dB closer to the original.
+    """
+    guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+    rgb = frame.reformat(
+        format="rgb24",
+        src_colorspace=guess if frame.colorspace == _UNTAGGED else frame.colorspace,
+        interpolation=Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND,
+        threads=1,
+    )
+    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), frame.rotation // 90))
+
+
+_UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class _Slides:
+    """Pictures that Pillow reads; `times` says when each comes on, and at last the end."""
+
+    path: Path
+    times: list[Fraction]
+    fps: Fraction
+    codec: str
+    picture: Callable[[int], Frame]
+
+    @cached_property
+    def info(self) -> VideoInfo:
+        size, frames, duration = Size.of(self.picture(0)), len(self.times) - 1, float(self.times[-1])
+        kind = self.path.suffix.lower().lstrip(".") or "folder"
+        return VideoInfo(
+            self.path, size.width, size.height, self.fps, frames, duration, self.codec, kind, "rgb24"
+        )
+
+    def shown(self, start: Fraction) -> _Shown:  # noqa: ARG002 - there is nothing to seek
+        tick = _TICKS.get(self.path.suffix.lower(), Fraction(0))
+        return ((time - tick, partial(self.picture, k)) for k, time in enumerate(self.times))
+
+
+_STILLS_FPS = Fraction(8)
+
+
+def _stills(path: Path, images: list[Path], fps: Fraction | None) -> _Slides:
+    """Images in the natural order of their names: 2.png before 10.png."""
+    images = sorted((p for p in images if not p.name.startswith(".")), key=_natural)
+    if not images:
+        raise VideoError(f"{path}: no images there ({' '.join(sorted(_IMAGES))})")
+    size = Size.of(_load(images[0], VideoError))
+
+    def picture(k: int) -> Frame:
+        frame = _load(images[k], VideoError)
+        if Size.of(frame) != size:
+            raise VideoError(f"{images[k]}: is {Size.of(frame)}, but the first image is {size}")
+        return frame
+
+    fps = fps or _STILLS_FPS
+    times = [k / fps for k in range(len(images) + 1)]
+    return _Slides(path, times, fps, images[0].suffix.lower().lstrip("."), picture)
+
+
+def _natural(path: Path) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+
+
+# Animations round their times, some writers of WebP downwards.
+_TICKS = {".gif": Fraction(1, 100), ".webp": Fraction(1, 500)}
+
+
+def _animation(path: Path) -> _Slides:
+    """A GIF or WebP, by Pillow: FFmpeg guesses the rate of the one and cannot read the other."""
+    with _reading(path, "video", VideoError):
+        image: Any = Image.open(BytesIO(path.read_bytes()))
+        durations = [_duration(image, k) for k in range(image.n_frames)]
+
+    def picture(k: int) -> Frame:
+        image.seek(k)
+        return _rgb(image)
+
+    suffix = path.suffix.lower()
+    times = list(accumulate(durations, initial=Fraction(0)))
+    return _Slides(path, times, _simplest_rate(times, _TICKS[suffix]), suffix.lstrip("."), picture)
+
+
+def _duration(image: Any, k: int) -> Fraction:
+    image.seek(k)
+    image.load()  # only then does Pillow know how long a WebP picture lasts
+    return Fraction(image.info.get("duration") or 1000 / _STILLS_FPS) / 1000
+
+
+def _simplest_rate(times: list[Fraction], tick: Fraction) -> Fraction:
+    """The simplest rate that rounds to these times: 8 for pictures at 0, 13, 25 and 38 hundredths."""
+    steps, last = len(times) - 2, times[-2]
+    if steps == 0:
+        return 1 / times[-1]
+    low, high = steps / (last + tick / 2), steps / (last - tick / 2)
+    return next(Fraction(ceil(low * d), d) for d in count(1) if ceil(low * d) <= high * d)
+
+
+# -- fitting
+
+_Box = tuple[slice, slice]  # rows, columns
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How frames of size `source` are laid into `target`, and how edited ones are laid back.
+
+    crop: the largest centred part of the source that has the target's shape.
+    letterbox: the whole source, between black bars.
+    stretch: the whole source, distorted.
+
+    Resampled by Lanczos; what has the right size already stays as it is, bit for bit.
+    """
+
+    source: Size
+    target: Size
+    mode: Literal["crop", "letterbox", "stretch"] = "crop"
+
+    def apply(self, frame: Frame) -> Frame:
+        """A frame of the source's size, in the target's."""
+        laid = np.zeros((self.target.height, self.target.width, 3), np.uint8)
+        laid[self._panel] = _resized(frame[self._window], laid[self._panel])
+        return laid
+
+    def undo(self, frame: Frame, source_frame: Frame) -> Frame:
+        """A frame of the target's size, back in the source's.
+
+        What `crop` left out is taken from `source_frame`; the seam is feathered over a few pixels.
+        """
+        laid, below = source_frame.copy(), source_frame[self._window]
+        above = _resized(frame[self._panel], below).astype(float)
+        laid[self._window] = np.rint(below + self._opacity * (above - below))
+        return laid
+
+    @cached_property
+    def _window(self) -> _Box:
+        """The part of the source that is kept."""
+        return _inscribed(self.target if self.mode == "crop" else self.source, self.source)
+
+    @cached_property
+    def _panel(self) -> _Box:
+        """The part of the target that it fills."""
+        return _inscribed(self.source if self.mode == "letterbox" else self.target, self.target)
+
+    @cached_property
+    def _opacity(self) -> NDArray[np.float64]:
+        rows, columns = self._window
+        down, across = _feathered(rows, self.source.height), _feathered(columns, self.source.width)
+        return np.minimum(down[:, None], across)[:, :, None]
+
+
+def _inscribed(shape: Size, outer: Size) -> _Box:
+    """The largest centred box of this shape inside `outer`, in whole pixels."""
+    scale = min(Fraction(outer.width, shape.width), Fraction(outer.height, shape.height))
+    width, height = max(1, round(shape.width * scale)), max(1, round(shape.height * scale))
+    top, left = (outer.height - height) // 2, (outer.width - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _resized(frame: Frame, like: Frame) -> Frame:
+    return np.asarray(Image.fromarray(frame).resize((like.shape[1], like.shape[0]), Image.Resampling.LANCZOS))
+
+
+def _feathered(side: slice, whole: int) -> NDArray[np.float64]:
+    """Opacity along a side of a box: 1, but rising over a few pixels from an edge inside the picture."""
+    length = side.stop - side.start
+    rise = np.minimum(np.arange(1, length + 1) / (min(16, length // 8) + 1), 1.0)
+    flat = np.ones(length)
+    return np.minimum(rise if side.start else flat, rise[::-1] if side.stop < whole else flat)
+
+
+# -- writing
+
+
+def write(
+    path: Path | str,
+    frames: Iterable[Frame],
+    fps: Fraction | float,
+    audio: AudioTrack | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write frames of one size, taking them one by one, in the format that the suffix of the path names.
+
+    .mp4: H.264 of high quality, bt709, odd sizes grown by a pixel; `audio` is cut to the frames' length.
+    .gif, .webp: endless animations, without sound; a WebP stays in memory until it is whole.
+    No suffix: a folder of 00000.png, 00001.png, ... without sound.
+
+    The output takes its name only when it is whole. Raises OutputError, see `check_output`.
+    """
+    path = check_output(path, overwrite=overwrite)
+    with _draft(path) as draft:
+        if path.suffix:
+            _encode(draft, iter(frames), _ratio(fps), audio)
+        else:
+            _write_stills(draft, frames)
+    return path
+
+
+def check_output(path: Path | str, *, overwrite: bool = False) -> Path:
+    """The path, if `write` can write there: to be asked before hours of work.
+
+    Raises OutputError for an unknown suffix, a folder that is missing or read-only, and for what exists
+    already, unless `overwrite`; a folder that holds anything but frames is never overwritten.
+    """
+    path = Path(path)
+    if path.suffix and path.suffix.lower() not in _FORMATS:
+        raise OutputError(f"{path}: unknown suffix; use {' '.join(_FORMATS)} or none, for a folder of PNG")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}")
+    if not access(path.parent, W_OK):
+        raise OutputError(f"{path}: the folder {path.parent} is read-only")
+    if path.exists():
+        _check_replaceable(path, overwrite)
+    return path
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if path.is_dir() == bool(path.suffix):
+        raise OutputError(f"{path}: is a {'folder' if path.is_dir() else 'file'}; use another name")
+    lost = [p.name for p in path.iterdir()] if path.is_dir() else [path.name]
+    if lost and not overwrite:
+        raise OutputError(f"{path}: exists already; --overwrite replaces it")
+    if path.is_dir() and not all(re.fullmatch(r"\d{5,}\.png", name) for name in lost):
+        raise OutputError(f"{path}: holds other files than frames; use another name")
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path`; what is written there takes the name `path` once it is whole."""
+    draft = path.with_name(f".{uuid4().hex[:8]}-{path.name}")
+    try:
+        yield draft
+        if path.is_dir():
+            shutil.rmtree(path)
+        draft.replace(path)
+    except OSError as reason:
+        raise OutputError(f"{path}: cannot be written: {reason.strerror or reason}") from reason
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        draft.unlink(missing_ok=True)
+
+
+def _write_stills(folder: Path, frames: Iterable[Frame]) -> None:
+    folder.mkdir()
+    for k, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{k:05}.png")
+
+
+def _encode(path: Path, frames: Iterator[Frame], fps: Fraction, audio: AudioTrack | None) -> None:
+    kind = _FORMATS[path.suffix.lower()]
+    pictures = map(kind.picture, frames)
+    first = next(pictures)
+    with av.open(path, "w", options=kind.container_options) as container:
+        stream = container.add_stream(kind.codec, rate=fps, options=kind.codec_options)
+        stream.width, stream.height, stream.pix_fmt = first.width, first.height, first.format.name
+        sound = _Sound(container, audio) if audio and kind.sounds else None
+        for k, picture in enumerate(chain([first], pictures)):
+            picture.pts, picture.time_base = k, 1 / fps
+            container.mux(stream.encode(picture))
+            if sound:
+                container.mux(sound.until((k + 1) / fps))
+        container.mux(stream.encode(None))
+        if sound:
+            container.mux(sound.stream.encode(None))
+
+
+def _yuv(frame: Frame) -> Any:
+    height, width, _ = frame.shape
+    even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # chroma has half the size
+    return av.VideoFrame.from_ndarray(even).reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+        threads=1,
+    )
+
+
+def _paletted(frame: Frame) -> Any:
+    """Dithered to 256 colours of its own."""
+    image = Image.fromarray(frame)
+    colours = image.quantize(256, Image.Quantize.FASTOCTREE)
+    dithered = image.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
+    palette = np.full((256, 4), 255, np.uint8)  # ARGB
+    listed = np.reshape(dithered.getpalette() or [], (-1, 3))
+    palette[: len(listed), 1:] = listed
+    return av.VideoFrame.from_ndarray((np.asarray(dithered), palette), format="pal8")
+
+
+def _bgra(frame: Frame) -> Any:
+    return av.VideoFrame.from_ndarray(frame).reformat(format="bgra")
+
+
+@dataclass(frozen=True)
+class _Format:
+    codec: str
+    picture: Callable[[Frame], Any]
+    codec_options: dict[str, str] = field(default_factory=dict)
+    container_options: dict[str, str] = field(default_factory=dict)
+    sounds: bool = False
+
+
+_BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+_FORMATS = {
+    ".mp4": _Format("libx264", _yuv, {"crf": "17", **_BT709}, {"movflags": "+faststart"}, sounds=True),
+    ".gif": _Format("gif", _paletted),
+    ".webp": _Format("libwebp_anim", _bgra, {"quality": "90"}, {"loop": "0"}),
+}
+
+
+# -- sound
+
+_RATE = 48_000  # Hz
+_JITTER = _RATE // 200  # samples: containers round the times of sound, and a true gap is longer
+
+
+class _Sound:
+    """The sound of a film that is being written, kept level with its pictures: AAC, 48 kHz, stereo."""
+
+    def __init__(self, container: Any, track: AudioTrack) -> None:
+        self.stream = container.add_stream("aac", rate=_RATE, layout="stereo", bit_rate=192_000)
+        self.duration = track.duration
+        self.blocks = _samples(track)
+        self.ready = np.zeros((2, 0), np.float32)
+        self.done = 0
+
+    def until(self, seconds: Fraction) -> list[Any]:
+        """Packets that bring the sound to so many seconds."""
+        if self.duration is not None:
+            seconds = min(seconds, Fraction(self.duration))
+        samples = self._take(round(seconds * _RATE) - self.done)
+        if not samples.size:
+            return []
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="stereo")
+        frame.rate, frame.pts, frame.time_base = _RATE, self.done, Fraction(1, _RATE)
+        self.done += samples.shape[1]
+        return list(self.stream.encode(frame))
+
+    def _take(self, n: int) -> NDArray[np.float32]:
+        """The next n samples [2, n], fewer at the end of the file."""
+        while self.ready.shape[1] < n and (block := next(self.blocks, None)) is not None:
+            self.ready = np.concatenate([self.ready, block], axis=1)
+        taken, self.ready = np.split(self.ready, [n], axis=1)
+        return taken
+
+
+def _samples(track: AudioTrack) -> Iterator[NDArray[np.float32]]:
+    """Samples [2, n] from the track's start to the end of the file, with silence in its gaps."""
+    start = _Film(Path(track.path)).origin + Fraction(track.start)
+    done = 0
+    for time, block in _resampled(Path(track.path), start):
+        late = round((time - start) * _RATE) - done
+        jitter = _JITTER if done else 0
+        if late > jitter:
+            block = np.concatenate([np.zeros((2, late), np.float32), block], axis=1)
+        elif late < -jitter:  # decoding began before the span
+            block = block[:, -late:]
+        yield block
+        done += block.shape[1]
+
+
+def _resampled(path: Path, start: Fraction) -> Iterator[tuple[Fraction, NDArray[np.float32]]]:
+    """Blocks of samples [2, n] at 48 kHz with their times on the file's clock, from before `start` on."""
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_RATE)
+    with _reading(path, "sound", VideoError), av.open(path) as container:
+        stream = container.streams.audio[0]
+        _seek(container, stream, start - 1)  # decoders need a moment to settle
+        for frame in chain(_heard(container, stream), [None]):
+            for block in resampler.resample(frame):
+                yield block.pts * block.time_base, block.to_ndarray()
+
+
+def _heard(container: Any, stream: Any) -> Iterator[Any]:
+    for packet in container.demux(stream):
+        with suppress(av.error.InvalidDataError):  # a glitch in the sound must not cost the pictures
+            yield from packet.decode()

@@ -1,0 +1,47 @@
+"""What every test stands on: no network, one thread, tiny nets."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import numpy as np
+import pytest
+import torch
+
+from anyv2v import load_backbone, write, write_image
+from anyv2v.backbones.protocol import Backbone
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> str:
+    """A checkpoint of I2VGen-XL's layout with tiny random nets."""
+    from golden_data import Golden
+
+    return Golden("i2vgen-xl").checkpoint
+
+
+@pytest.fixture(scope="session")
+def i2vgen_xl(tiny: str) -> Backbone:
+    return load_backbone("i2vgen-xl", tiny, device="cpu")
+
+
+def scene(count: int = 6, width: int = 96, height: int = 64, shift: int = 2) -> np.ndarray:
+    """A texture that moves: ``[F, H, W, 3]``."""
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(0, 255, (height // 4, width // 4 + count, 3))
+    texture = np.kron(noise, np.ones((4, 4, 1)))
+    return np.stack([texture[:, k * shift : k * shift + width] for k in range(count)]).astype(np.uint8)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A folder with a clip and its edited first frame."""
+    frames = scene()
+    write(tmp_path / "clip.mp4", frames, 8)
+    write_image(tmp_path / "edited.png", 255 - frames[0])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

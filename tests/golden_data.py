@@ -1,0 +1,69 @@
+"""Golden numbers: computed by the unmodified reference code on tiny random nets.
+
+``tests/golden`` holds a subset of every kind of case; ``ANYV2V_GOLDEN`` may name a folder with the whole set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from anyv2v.backbones.protocol import Condition
+
+ROOT = Path(os.environ.get("ANYV2V_GOLDEN") or Path(__file__).parent / "golden")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a backbone's golden set; a subset may hold fewer tensors than the whole."""
+
+    folder: Path
+    entry: dict[str, Any]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.entry["params"]
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = load_file(self.folder / self.entry["file"])
+        for prefix, file in self.entry.get("shared", {}).items():
+            tensors |= {prefix + name: tensor for name, tensor in load_file(self.folder / file).items()}
+        return tensors
+
+    def condition(self, prefix: str = "cond.") -> Condition:
+        """The conditions of all branches, as the net got them."""
+        names = ("encoder_hidden_states", "image_embeddings", "image_latents", "fps")
+        return Condition({name: self.tensors[prefix + name] for name in names})
+
+    def frames(self, name: str) -> Any:
+        return self.tensors[name].numpy()
+
+
+class Golden:
+    """The golden set of one backbone."""
+
+    def __init__(self, backbone: str) -> None:
+        self.folder = ROOT / backbone
+        manifest = json.loads((self.folder / "manifest.json").read_text())
+        self.cases = {entry["name"]: Case(self.folder, entry) for entry in manifest["cases"]}
+        self.tolerance: dict[str, float] = manifest["suggested_tolerances"]
+
+    @property
+    def checkpoint(self) -> str:
+        return str(self.folder / "checkpoint")
+
+    def kind(self, kind: str) -> list[Case]:
+        return [case for case in self.cases.values() if case.entry["kind"] == kind]
+
+
+def assert_close(ours: Tensor, theirs: Tensor, atol: float) -> None:
+    torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)

@@ -1,0 +1,304 @@
+"""The commands as a person types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyv2v import Clip, cli, read_image, write, write_image
+from anyv2v.backbones import backbones
+from conftest import scene
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line; give its exit code and what it printed."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["anyv2v", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return call
+
+
+EDIT = ("edit", "clip.mp4", "--first-frame", "edited.png", "-o", "out.mp4")
+
+
+@pytest.fixture
+def diffusion(tiny: str) -> tuple[object, ...]:
+    return ("--backbone", "i2vgen-xl", "--model", tiny, "--steps", 4, "--inversion-steps", 4, "--frames", 3)
+
+
+def test_help_is_quick() -> None:
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "anyv2v", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - began < (0.5 if os.environ.get("PYTEST_XDIST_WORKER") is None else 2)
+    assert "Edit a video by editing its first frame" in done.stdout
+
+
+def test_edit_by_flow(job: Path, run) -> None:
+    code, out, err = run(*EDIT, "--sheet", "sheet.png")
+    assert code == 0
+    assert out.split() == ["out.mp4", "sheet.png"]
+    assert "optical flow" in err
+    assert len(Clip("out.mp4").read()) == 6
+    sidecar = json.loads((job / "out.mp4.json").read_text())
+    assert sidecar["job"]["first_frame"] == "edited.png"
+    assert len(sidecar["sha256"]["clip"]) == 64
+    assert sidecar["flow"]["frames"] == 5
+    assert "propagate" in sidecar["seconds"]
+
+
+def test_edit_by_diffusion_from_a_kept_inversion(job: Path, run, diffusion) -> None:
+    assert run(*EDIT[:-1], "out", *diffusion, "--quiet")[0] == 0
+    assert run("invert", "clip.mp4", "-o", "clip.safetensors", *diffusion, "-q")[0] == 0
+    code, out, _ = run(*EDIT[:-1], "again", *diffusion, "--trajectory", "clip.safetensors", "--json")
+    assert code == 0
+    assert "invert" not in json.loads(out)["seconds"]
+    first, again = (Clip(folder).read().frames.astype(int) for folder in ("out", "again"))
+    assert np.abs(first - again).max() <= 2
+
+
+def test_an_inversion_of_something_else_is_refused(job: Path, run, diffusion) -> None:
+    assert run("invert", "clip.mp4", "-o", "clip.safetensors", *diffusion, "-q")[0] == 0
+    code, _, err = run(*EDIT, *diffusion, "--trajectory", "clip.safetensors", "--start", 0.25)
+    assert code == 2
+    assert "inversion of something else: frames differ" in err
+    assert not Path("out.mp4").exists()
+
+
+def test_dry_run_tells_the_work(job: Path, run, diffusion) -> None:
+    plan = json.loads(run(*EDIT, *diffusion[:4], "--recipe", "paper", "--dry-run", "--json")[1])
+    assert (plan["network_calls"], plan["network_rows"]) == (500 + 49, 500 + 3 * 49)
+    assert plan["injecting"] == {"conv": 9, "spatial": 9, "temporal": 24}
+    assert plan["memory"]["weights"] > 5e6
+    assert plan["frames"] == 6
+    assert not Path("out.mp4").exists()
+    flow = json.loads(run(*EDIT, "--dry-run", "--json")[1])
+    assert (flow["backbone"], flow["network_rows"], flow["output"]) == ("flow", 0, "96x64")
+
+
+def test_dry_run_for_a_person(job: Path, run, diffusion) -> None:
+    code, out, _ = run(*EDIT, *diffusion, "--dry-run")
+    assert code == 0
+    assert "network rows" in out
+
+
+def test_a_job_file_with_options_over_it(job: Path, run) -> None:
+    Path("job.yaml").write_text(
+        "clip: clip.mp4\nfirst-frame: edited.png\noutput: from-file.mp4\nframes: 4\ntau-conv: 0.5\n"
+    )
+    assert run("edit", "--job", "job.yaml", "-o", "out.gif", "-q")[0] == 0
+    assert not Path("from-file.mp4").exists()
+    assert len(Clip("out.gif").read()) == 4
+    assert json.loads(Path("out.gif.json").read_text())["job"]["options"]["tau_conv"] == 0.5
+
+
+def test_restore_gives_the_size_of_the_source(job: Path, run, diffusion) -> None:
+    assert run(*EDIT, *diffusion, "--restore", "-q")[0] == 0
+    assert str(Clip("out.mp4").size) == "96x64"
+
+
+def test_an_edited_frame_of_another_shape_is_fitted_and_said_so(job: Path, run) -> None:
+    write_image("edited.png", np.zeros((50, 50, 3), np.uint8))
+    code, _, err = run(*EDIT)
+    assert code == 0
+    assert "of another shape" in err
+
+
+def test_listing_and_looking(job: Path, run) -> None:
+    listed = json.loads(run("backbones", "--json")[1])
+    assert [row["name"] for row in listed] == list(backbones())
+    assert "hf download ali-vilab/i2vgen-xl" in run("backbones")[1]
+    assert json.loads(run("info", "clip.mp4", "--json")[1])["frames"] == 6
+    assert "h264" in run("info", "clip.mp4")[1]
+    assert "torch" in json.loads(run("doctor", "--json")[1])
+    assert "problems" in run("doctor")[1]
+
+
+def one_frame(_: Path) -> None:
+    write("clip.mp4", scene(1), 8, overwrite=True)
+
+
+def empty_clip(_: Path) -> None:
+    Path("clip.mp4").write_bytes(b"")
+
+
+def text_for_a_clip(_: Path) -> None:
+    Path("clip.mp4").write_text("not a film")
+
+
+def truncated(folder: Path) -> None:
+    (folder / "clip.mp4").write_bytes((folder / "clip.mp4").read_bytes()[:-500])
+
+
+def no_clip(folder: Path) -> None:
+    (folder / "clip.mp4").unlink()
+
+
+def no_first_frame(folder: Path) -> None:
+    (folder / "edited.png").unlink()
+
+
+def broken_first_frame(folder: Path) -> None:
+    (folder / "edited.png").write_bytes(b"no image")
+
+
+def output_there(folder: Path) -> None:
+    (folder / "out.mp4").write_text("precious")
+
+
+def no_checkpoint(folder: Path) -> None:
+    (folder / "model").mkdir()
+
+
+def other_checkpoint(folder: Path) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+
+
+def nothing(_: Path) -> None:
+    pass
+
+
+XL = ("--backbone", "i2vgen-xl")
+
+
+@pytest.mark.parametrize(
+    ("mishap", "words", "message"),
+    [
+        (no_clip, (), "no such file"),
+        (empty_clip, (), "empty"),
+        (text_for_a_clip, (), "no video at all"),
+        (truncated, (), "clip.mp4"),
+        (one_frame, (), "one frame"),
+        (nothing, ("--frames", 60), "6 frames"),
+        (nothing, ("--start", 60), "from 60 s"),
+        (nothing, ("--frames", 3, "--duration", 1), "contradict"),
+        (nothing, ("--fps", "fast"), "fps is 'fast'"),
+        (no_first_frame, (), "edited.png"),
+        (broken_first_frame, (), "edited.png: damaged"),
+        (output_there, (), "--overwrite replaces it"),
+        (nothing, ("-o", "nowhere/out.mp4"), "there is no folder nowhere"),
+        (nothing, ("-o", "out.xyz"), "unknown suffix"),
+        (nothing, ("--sheet", "nowhere/sheet.png"), "nowhere"),
+        (nothing, ("--backbone", "magic"), "no backbone 'magic'; there are flow, i2vgen-xl"),
+        (nothing, ("--recipe", "soup"), "no recipe 'soup'"),
+        (nothing, ("--tau-conv", 2), "tau conv is 2; it must be 0 to 1"),
+        (nothing, ("--guidance", 0.5), "guidance is 0.5; it must be at least 1"),
+        (nothing, ("--size", "big"), "not of the form WIDTHxHEIGHT"),
+        (nothing, ("--job", "missing.yaml"), "no job file"),
+        (nothing, XL, "hf download ali-vilab/i2vgen-xl"),
+        (nothing, (*XL, "--model", "nowhere/at/all"), "there is no folder nowhere/at/all"),
+        (no_checkpoint, (*XL, "--model", "model"), "model is no checkpoint"),
+        (other_checkpoint, (*XL, "--model", "model"), "the checkpoint of a StableDiffusionPipeline"),
+    ],
+)
+def test_mistakes_of_the_user(job: Path, run, mishap, words: tuple, message: str) -> None:
+    mishap(job)
+    before = {path: path.read_bytes() for path in job.rglob("*") if path.is_file()}
+    began = time.perf_counter()
+    code, out, err = run(*EDIT, *words)
+    assert time.perf_counter() - began < 10
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert {path: path.read_bytes() for path in job.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--size", "60x64"), "take multiples of 8"),
+        (("--device", "cuda:7"), "no device 'cuda:7'"),
+        (("--dtype", "float3"), "no dtype 'float3'"),
+        (("--inversion-steps", 7), "these do: 4, "),
+        (("--skip", 4), "skip is 4; it must be 0 to 3"),
+    ],
+)
+def test_mistakes_with_a_model(job: Path, run, diffusion, words: tuple, message: str) -> None:
+    code, _, err = run(*EDIT, *diffusion, *words, "-q")
+    assert (code, message in err, err.count("\n")) == (2, True, 1), err
+    assert sorted(path.name for path in job.iterdir()) == ["clip.mp4", "edited.png"]
+
+
+def test_a_checkpoint_that_lacks_weights(job: Path, run, diffusion, tiny: str) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny, "model")
+    weights = Path("model/unet/diffusion_pytorch_model.safetensors")
+    weights.chmod(0o644)
+    tensors = load_file(weights)
+    del tensors["conv_in.weight"]
+    save_file(tensors, weights)
+    code, _, err = run(*EDIT, "--backbone", "i2vgen-xl", "--model", "model", "-q")
+    assert code == 2
+    assert "lacks 1 of its weights, among them conv_in.weight" in err
+
+
+def test_unknown_keys_of_a_job_file(job: Path, run) -> None:
+    Path("job.yaml").write_text("tau_convv: 0.5\n")
+    code, _, err = run(*EDIT, "--job", "job.yaml")
+    assert code == 2
+    assert "unknown option 'tau_convv'; did you mean 'tau_conv'?" in err
+
+
+def test_values_of_the_wrong_kind_in_a_job_file(job: Path, run) -> None:
+    Path("job.yaml").write_text("steps: many\n")
+    code, _, err = run(*EDIT, "--job", "job.yaml")
+    assert code == 2
+    assert "steps: input should be a valid integer" in err
+
+
+def test_our_own_faults_are_one_line_and_exit_code_1(job: Path, run, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("anyv2v.jobs.run_edit", fail)
+    code, _, err = run(*EDIT)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "ZeroDivisionError: oh (a fault of ours" in err
+    assert "Traceback" in run(*EDIT, "--verbose")[2]
+    assert json.loads(run(*EDIT, "--json")[1])["kind"] == "ZeroDivisionError"
+
+
+def test_out_of_memory_says_what_to_lower(job: Path, run, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr("anyv2v.jobs.load_choice", fail)
+    code, _, err = run(*EDIT)
+    assert code == 2
+    assert "lower --size or --frames" in err
+
+
+def test_an_interrupted_run_leaves_nothing(job: Path, run, monkeypatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anyv2v.jobs.Reel._small", interrupted)
+    assert run(*EDIT)[0] != 0
+    assert sorted(path.name for path in job.iterdir()) == ["clip.mp4", "edited.png"]
+
+
+def test_pictures_in_pictures_out(job: Path, run) -> None:
+    write("frames", scene(), 8)
+    assert run("edit", "frames", "-f", "edited.png", "-o", "edited", "-q")[0] == 0
+    assert np.array_equal(read_image("edited/00000.png"), np.asarray(Image.open("edited.png")))
+    assert len(list(Path("edited").glob("*.png"))) == 6

@@ -1,0 +1,114 @@
+"""What every registered diffusion backbone must hold, on a tiny checkpoint of its own layout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, load_backbone
+from anyv2v.backbones import backbones
+from anyv2v.backbones.protocol import Backbone
+from anyv2v.edit import cost
+from golden_data import Golden
+
+DIFFUSION = [name for name, entry in backbones().items() if entry.pipeline]
+
+
+@pytest.fixture(scope="module", params=DIFFUSION)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return load_backbone(request.param, Golden(request.param).checkpoint, device="cpu")
+
+
+@pytest.fixture
+def spec(backbone: Backbone) -> VideoSpec:
+    side = 6 * backbone.spec.multiple
+    return replace(backbone.spec, size=Size(side, side - 2 * backbone.spec.multiple), frames=3)
+
+
+@pytest.fixture
+def frames(spec: VideoSpec) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (spec.frames, spec.size.height, spec.size.width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def conditions(backbone: Backbone, spec: VideoSpec, frames: np.ndarray) -> Condition:
+    """Three different rows."""
+    edit = backbone.condition(frames[1], "a blue cat", spec, negative_prompt="ugly")
+    return backbone.condition(frames[0], "", spec) + edit
+
+
+def test_frames_come_back_in_their_shape(backbone: Backbone, frames: np.ndarray) -> None:
+    latents = backbone.encode(frames)
+    assert latents.shape[0] == 1
+    assert latents.shape[2] == len(frames)
+    assert latents.dtype == torch.float32
+    decoded = backbone.decode(latents)
+    assert decoded.shape == frames.shape
+    assert decoded.dtype == np.uint8
+
+
+def test_a_generator_decides_the_sample(backbone: Backbone, frames: np.ndarray) -> None:
+    first, again, other = (backbone.encode(frames, backbone.generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(backbone.encode(frames), backbone.encode(frames))
+
+
+def test_rows_of_a_batch_do_not_touch_each_other(
+    backbone: Backbone, frames: np.ndarray, conditions: Condition
+) -> None:
+    z = backbone.noise(backbone.encode(frames).repeat(3, 1, 1, 1, 1), backbone.generator(0))
+    together = backbone.denoise(z, 501, conditions)
+    alone = [backbone.denoise(z[k : k + 1], 501, conditions[k : k + 1]) for k in range(3)]
+    assert together.shape == z.shape
+    torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=0)
+
+
+def test_every_tap_fires_and_holds_its_batch_first(
+    backbone: Backbone, frames: np.ndarray, conditions: Condition
+) -> None:
+    z, bank = backbone.encode(frames), backbone.bank
+    assert {tap.kind for tap in bank.taps} == {"conv", "spatial", "temporal"}
+    with bank.recording(bank.taps):
+        backbone.denoise(z, 501, conditions[:1])
+    assert set(bank.features()) == {path for tap in bank.taps for path in bank.modules(tap)}
+    with bank.injecting(bank.taps):
+        injected = backbone.denoise(z.repeat(2, 1, 1, 1, 1), 501, conditions[1:])
+    with bank.pairing(bank.taps, groups=3):
+        paired = backbone.denoise(z.repeat(3, 1, 1, 1, 1), 501, conditions)
+    torch.testing.assert_close(injected, paired[1:], atol=2e-5, rtol=0)
+
+
+def test_guidance_of_one_is_the_prompt(backbone: Backbone) -> None:
+    out = torch.randn(2, 4, 3, 2, 2)
+    torch.testing.assert_close(backbone.guide(out, Options(guidance=1)), out[1:])
+    assert torch.equal(backbone.guide(out[:1], Options()), out[:1])
+
+
+@pytest.mark.parametrize("source_branch", ["injecting", "always"])
+@pytest.mark.parametrize("guidance", [1.0, 9.0])
+def test_the_cost_is_what_was_foretold(
+    backbone: Backbone, frames: np.ndarray, spec: VideoSpec, guidance: float, source_branch: str
+) -> None:
+    options = Options(
+        steps=5, inversion_steps=5, guidance=guidance, size=spec.size, source_branch=source_branch
+    )
+    rows: list[int] = []
+    hook = backbone.net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    result = diffuse(backbone, Video(frames, spec.fps), frames[1], "a blue cat", options)
+    hook.remove()
+    expected = cost(backbone.bank, options)
+    assert (len(rows), sum(rows)) == (expected.calls, expected.rows)
+    assert result.frames.shape == frames.shape
+
+
+def test_half_precision_stays_near(backbone: Backbone, frames: np.ndarray, conditions: Condition) -> None:
+    half = load_backbone(backbone.name, Golden(backbone.name).checkpoint, device="cpu", dtype="bfloat16")
+    z = backbone.encode(frames)
+    exact, near = (b.denoise(z, 501, conditions[:1]) for b in (backbone, half))
+    assert near.dtype == torch.float32
+    assert (near - exact).abs().mean() < 0.05 * exact.abs().mean()
