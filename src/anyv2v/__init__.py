@@ -14,19 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from anyv2v.backbones import backbones, load_backbone
-from anyv2v.edit import (
-    Step,
-    Trajectory,
-    clip_spec,
-    diffuse,
-    edit,
-    fit_frames,
-    invert,
-    invert_video,
-    propagate,
-)
+from anyv2v.edit import Step, Trajectory, diffuse, edit, invert, invert_video, propagate
 from anyv2v.errors import AnyV2VError, UserError
 from anyv2v.options import NEGATIVE_PROMPT, RECIPES, Options, recipe
+from anyv2v.plan import clip_spec, fit_frame, fit_frames
 from anyv2v.video import AudioTrack, Clip, Fit, Size, Video, VideoInfo, probe, read_image, write, write_image
 
 if TYPE_CHECKING:
@@ -73,6 +64,7 @@ __all__ = [
     "clip_spec",
     "diffuse",
     "edit",
+    "fit_frame",
     "fit_frames",
     "invert",
     "invert_video",

@@ -128,7 +128,7 @@ def edit(
 
     task = read_settings(EditJob, settings)
     if dry_run:
-        from anyv2v.plan import plan
+        from anyv2v.dry_run import dry_run as plan
 
         _show_plan(asdict(plan(task)), as_json)
         return

@@ -11,20 +11,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anyv2v.backbones import load_backbone
 from anyv2v.errors import OptionError, VideoError
 from anyv2v.flow import Flow
 from anyv2v.options import Options
-from anyv2v.video import Fit, Frame, Size, Video
+from anyv2v.plan import check_levels, clip_spec, fit_frame, fit_frames
+from anyv2v.video import Fit, Frame, Video
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from anyv2v.backbones.protocol import Backbone, Condition, VideoSpec
-    from anyv2v.features import FeatureBank
-    from anyv2v.schedule import Schedule
+    from anyv2v.backbones.protocol import Backbone, Condition
 
 __all__ = ["OnStep", "Step", "Trajectory", "diffuse", "edit", "invert", "invert_video", "propagate"]
 
@@ -208,9 +206,16 @@ def edit(
         raise VideoError("the clip has one frame; there is nothing to carry an edit to")
     model = load_backbone(backbone) if isinstance(backbone, str) else backbone
     if isinstance(model, Flow):
-        frames = np.stack(list(model.carry(video.frames, first_frame)))
-        return replace(video, frames=frames)
+        return _carry(model, video, fit_frame(first_frame, video.size, options), on_step)
     return diffuse(model, video, first_frame, prompt, options, on_step=on_step)
+
+
+def _carry(flow: Flow, video: Video, first_frame: Frame, on_step: OnStep) -> Video:
+    frames = np.empty_like(video.frames)
+    for k, frame in enumerate(flow.carry(video.frames, first_frame)):
+        frames[k] = frame
+        on_step(Step("propagate", k + 1, len(video)))
+    return replace(video, frames=frames)
 
 
 def diffuse(
@@ -226,7 +231,7 @@ def diffuse(
     """``edit`` by a diffusion backbone, from the clip's inversion by ``invert_video`` if that is at hand."""
     spec = clip_spec(backbone, video, options)
     source = fit_frames(video.frames, spec.size, options)
-    edited = fit_frames(first_frame[None], spec.size, options)[0]
+    edited = fit_frame(first_frame, spec.size, options)
     if trajectory is None:
         trajectory = invert_video(backbone, video, options, on_step=on_step)
     draw = _draws(backbone, options)
@@ -241,49 +246,6 @@ def diffuse(
         fit = Fit(video.size, spec.size, options.fit)
         frames = np.stack([fit.undo(new, old) for new, old in zip(frames, video.frames, strict=True)])
     return replace(video, frames=frames)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run asks of the net: calls, and rows of the batch summed over all calls."""
-
-    calls: int
-    rows: int
-
-
-def cost(bank: FeatureBank, options: Options, *, inverted: bool = False) -> Cost:
-    """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
-    inversion = 0 if inverted else options.inversion_steps
-    sampling = options.steps - options.skip
-    branches = 2 if options.guidance > 1 else 1
-    if options.source_branch == "always":
-        return Cost(inversion + sampling, inversion + sampling * (1 + branches))
-    plan = bank.plan(options)
-    recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
-    return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
-
-
-def check_levels(schedule: Schedule, options: Options) -> None:
-    """See before the work begins that inversion passes every level that sampling visits.
-
-    Raises:
-        OptionError: It does not; the message names step counts that do.
-    """
-    visited = set(schedule.grid(options.steps)[options.skip : -1])
-    if visited <= set(schedule.grid(options.inversion_steps)):
-        return
-    fits = [n for n in range(options.steps, 20 * options.steps) if visited <= _levels(schedule, n)]
-    raise OptionError(
-        f"{options.inversion_steps} inversion steps do not pass all levels of {options.steps} sampling "
-        f"steps; these do: {', '.join(map(str, fits[:6]))}"
-    )
-
-
-def _levels(schedule: Schedule, steps: int) -> set[int]:
-    try:
-        return set(schedule.grid(steps))
-    except OptionError:
-        return set()
 
 
 def invert_video(
@@ -303,30 +265,6 @@ def invert_video(
     condition = backbone.condition(source[0], options.inversion_prompt, spec, generator=draw)
     on_step(Step("encode", 1, 1))
     return invert(backbone, z0, condition, options, on_step=on_step)
-
-
-def clip_spec(backbone: Backbone, video: Video, options: Options) -> VideoSpec:
-    """What the backbone will be given for this clip.
-
-    Raises:
-        OptionError: The size asked for does not fit the backbone.
-    """
-    size = options.size or backbone.spec.size
-    check_size(backbone, size)
-    return replace(backbone.spec, size=size, frames=len(video), fps=video.fps)
-
-
-def check_size(backbone: Backbone, size: Size) -> None:
-    """Raises OptionError for a size that the backbone cannot work at."""
-    multiple = backbone.spec.multiple
-    if size.width % multiple or size.height % multiple:
-        raise OptionError(f"size {size} does not suit {backbone.name}: take multiples of {multiple}")
-
-
-def fit_frames(frames: NDArray[np.uint8], size: Size, options: Options) -> NDArray[np.uint8]:
-    """Lay frames ``[F, H, W, 3]`` into ``size`` as ``options.fit`` says."""
-    fit = Fit(Size(frames.shape[2], frames.shape[1]), size, options.fit)
-    return np.stack([fit.apply(frame) for frame in frames])
 
 
 def _draws(backbone: Backbone, options: Options) -> Generator | None:

@@ -260,7 +260,7 @@ def _first_order(small: Frame, then: Frame, law: Frame, light: Field) -> Field:
     expected = cv2.multiply(then, _resize(light, small.shape[1::-1]), dtype=cv2.CV_32F)
     unfollowed = np.clip(1 - law[..., :3] / np.float32(_UNIT), 0, 1)
     gap = _box(cv2.subtract(small, expected, dtype=cv2.CV_32F) * unfollowed, 2)
-    return _bell(_peak(np.abs(gap)) / np.float32(15))
+    return _bell(_peak(np.abs(gap)) / 15)
 
 
 def _transfer(frame: Frame, layer: Layer, light: Field) -> Frame:
@@ -287,7 +287,7 @@ def _guess(frame: Frame, small: Frame, out: Frame, known: Field) -> tuple[Layer,
 
 
 def _colour_maps(small: Frame, out: Frame, known: Field) -> tuple[Field, Field]:
-    """Fit out - small = (colour, 1) @ map in windows, where out is known: float32 [n, 48, 4, 3], and the merit."""
+    """Fit out - small = (colour, 1) @ map in windows, where out is known; float32 [n, 48, 4, 3], and its merit."""
     size = 48, max(1, round(48 * small.shape[0] / small.shape[1]))
     weight = _resize(known, size) + np.float32(1e-4)
     change = cv2.subtract(out, small, dtype=cv2.CV_32F) * cv2.merge([known] * 3)
@@ -327,14 +327,43 @@ class Tracker:
     def track(self, frame: Frame) -> tuple[Match, Match]:
         """Matches of the next frame in the first and in the previous one."""
         now, first, previous = (_gray(x) for x in (frame, self._first, self._previous))
-        step = self._dis.calc(now, previous, None)
+        step = _settle(self._dis.calc(now, previous, None), frame, self._previous)
         # A chain of steps drifts and a direct search gets lost, so the search starts at the end of the chain.
         back = self._dis.calc(now, first, step + _warp(self._back, step))
+        back = _settle(back, frame, self._first)
         self.forth = self._dis.calc(first, now, self.forth.copy())
         to_first = _extend(back, _round_trip(back, self.forth), frame, self._first)
-        like = _likeness(step, frame, self._previous)
+        like = _likeness(step, frame, self._previous) * _unstretched(step)
         self._back, self._previous = to_first.flow, frame
         return to_first, Match(step, like, like)
+
+
+def _settle(flow: Field, frame: Frame, other: Frame) -> Field:
+    """Sharpen the borders of motion: a pixel takes the flow of a neighbour that explains its colour better."""
+    height, width = flow.shape[:2]
+    error = _mismatch(flow, frame, other) - 1
+    for r in (3, 6):
+        near = cv2.copyMakeBorder(flow, r, r, r, r, cv2.BORDER_REPLICATE)
+        for y, x in ((0, r), (2 * r, r), (r, 0), (r, 2 * r)):
+            rival = np.ascontiguousarray(near[y : y + height, x : x + width])
+            rival_error = _mismatch(rival, frame, other)
+            better = (rival_error < error).astype(np.uint8)
+            flow, error = cv2.copyTo(rival, better, flow.copy()), cv2.min(error, rival_error)
+    return flow
+
+
+def _mismatch(flow: Field, frame: Frame, other: Frame) -> Field:
+    error: Field = _box(_peak(cv2.absdiff(frame, _warp(other, flow))).astype(np.float32), 1)
+    return error
+
+
+def _unstretched(flow: Field) -> Field:
+    """0 where a flow spreads few pixels over many: that is ground which a moving thing has just bared."""
+    x, y = cv2.split(flow)
+    xx, xy, yx, yy = (cv2.Scharr(c, cv2.CV_32F, *d, scale=1 / 32) for c in (x, y) for d in ((1, 0), (0, 1)))
+    area = (1 + xx) * (1 + yy) - xy * yx
+    whole: Field = cv2.erode(_soft(area, 0.5, 0.9), np.ones((3, 3)))
+    return whole
 
 
 def _round_trip(flow: Field, inverse: Field) -> Field:
@@ -349,7 +378,7 @@ def _likeness(flow: Field, frame: Frame, other: Frame, outside: float = 0) -> Fi
     texture = cv2.sqrt(cv2.max(_box(gray * gray, 3) - _box(gray, 3) ** 2, 0))
     like = _bell(cv2.sqrt(cv2.GaussianBlur((error / (10 + 0.4 * texture)) ** 2, (0, 0), 1.5)))
     inside = _warp(np.ones_like(like), flow, cv2.BORDER_CONSTANT)
-    return like * np.float32(outside) + like * inside * np.float32(1 - outside)
+    return like * np.maximum(inside, np.float32(outside))
 
 
 def _extend(flow: Field, round_trip: Field, frame: Frame, other: Frame) -> Match:
@@ -430,7 +459,7 @@ class Riders:
 
 
 def _rigid(flow: Field, weight: Field) -> Field:
-    """The shift, rotation and scale nearest to a weighted flow: a (z - centre) + shift in the complex plane."""
+    """The shift, rotation and scale nearest to a weighted flow: a * arm + shift in the complex plane."""
     z, f = (np.ascontiguousarray(x).view(np.complex64)[..., 0] for x in (_grid(*weight.shape), flow))
     total = weight.sum() + 1e-6
     centre, shift = (weight * z).sum() / total, (weight * f).sum() / total

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from anyv2v.backbones import Choice, choose, load_choice
-from anyv2v.edit import OnStep, Step, Trajectory, clip_spec, diffuse, fit_frames, invert_video
+from anyv2v.edit import OnStep, Step, Trajectory, diffuse, invert_video
 from anyv2v.errors import OptionError, OutOfMemory, VideoError
 from anyv2v.flow import Flow, FlowReport
 from anyv2v.options import Options, recipe
+from anyv2v.plan import clip_spec, fit_frame, fit_frames
 from anyv2v.sheet import Reel
 from anyv2v.store import check_free, identity, load_trajectory, save_trajectory, sha256, write_text
 from anyv2v.video import (
     AudioTrack,
     Clip,
-    Fit,
     Frame,
     Size,
     Video,
@@ -228,7 +228,7 @@ class Rendering:
 
 def _by_flow(job: EditJob, flow: Flow, first_frame: Frame, watch: Stopwatch) -> Rendering:
     clip = source_span(job)
-    edited = Fit(Size.of(first_frame), clip.size, job.options.fit).apply(first_frame)
+    edited = fit_frame(first_frame, clip.size, job.options)
     carried = flow.carry(_moving(clip, job), edited)
     total = job.frames or round((job.duration or (clip.info.duration or 0) - job.start) * clip.rate)
 
