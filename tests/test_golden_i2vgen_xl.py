@@ -9,8 +9,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from diffusers import I2VGenXLUNet
 
 from anyv2v import (
+    FeatureBank,
     Options,
     Size,
     Trajectory,
@@ -22,7 +24,7 @@ from anyv2v import (
     propagate,
     recipe,
 )
-from anyv2v.backbones.i2vgen_xl import I2VGenXL, centre_crop
+from anyv2v.backbones.i2vgen_xl import I2VGenXL, centre_crop, decoder_taps
 from anyv2v.backbones.protocol import Condition
 from golden_data import Case, Golden, assert_close
 
@@ -206,6 +208,17 @@ def test_both_stages_from_pixels_to_pixels(backbone: I2VGenXL, case: Case) -> No
         assert_close(seen["invert", level], theirs, GOLDEN.tolerance["inverted_latents_atol"])
     if "frames_u8" in case.tensors:
         assert_levels(out.frames, case.frames("frames_u8"))
+
+
+def test_the_full_size_net_has_the_published_shapes() -> None:
+    with torch.device("meta"):
+        net = I2VGenXLUNet()
+    assert (sum(weight.numel() for weight in net.parameters()), len(net.state_dict())) == (
+        1_420_469_224,
+        1511,
+    )
+    bank = FeatureBank(net, decoder_taps())
+    assert sum(len(bank.modules(tap)) for tap in bank.plan(Options()).taps) == 33
 
 
 class TestComponents:

@@ -258,9 +258,9 @@ def _light(small: Frame, then: Frame, known: Field) -> Field:
 def _first_order(small: Frame, then: Frame, law: Frame, light: Field) -> Field:
     """1 where the step from S to S_k is short, or followed in full; a long one proves the match wrong."""
     expected = cv2.multiply(then, _resize(light, small.shape[1::-1]), dtype=cv2.CV_32F)
-    unfollowed = np.clip(1 - law[..., :3] / np.float32(_UNIT), 0, 1)
+    unfollowed: Field = np.clip(1 - law[..., :3] / np.float32(_UNIT), 0, 1)
     gap = _box(cv2.subtract(small, expected, dtype=cv2.CV_32F) * unfollowed, 2)
-    return _bell(_peak(np.abs(gap)) / 15)
+    return _bell(_peak(np.abs(gap) / np.float32(15)))
 
 
 def _transfer(frame: Frame, layer: Layer, light: Field) -> Frame:
@@ -287,7 +287,7 @@ def _guess(frame: Frame, small: Frame, out: Frame, known: Field) -> tuple[Layer,
 
 
 def _colour_maps(small: Frame, out: Frame, known: Field) -> tuple[Field, Field]:
-    """Fit out - small = (colour, 1) @ map in windows, where out is known; float32 [n, 48, 4, 3], and its merit."""
+    """Maps [n, 48, 4, 3] of (colour, 1) to out - small, fitted in windows where out is known; their merit."""
     size = 48, max(1, round(48 * small.shape[0] / small.shape[1]))
     weight = _resize(known, size) + np.float32(1e-4)
     change = cv2.subtract(out, small, dtype=cv2.CV_32F) * cv2.merge([known] * 3)
@@ -339,7 +339,7 @@ class Tracker:
 
 
 def _settle(flow: Field, frame: Frame, other: Frame) -> Field:
-    """Sharpen the borders of motion: a pixel takes the flow of a neighbour that explains its colour better."""
+    """Sharpen motion borders: a pixel takes the flow of a neighbour that explains its colour better."""
     height, width = flow.shape[:2]
     error = _mismatch(flow, frame, other) - 1
     for r in (3, 6):
@@ -378,7 +378,8 @@ def _likeness(flow: Field, frame: Frame, other: Frame, outside: float = 0) -> Fi
     texture = cv2.sqrt(cv2.max(_box(gray * gray, 3) - _box(gray, 3) ** 2, 0))
     like = _bell(cv2.sqrt(cv2.GaussianBlur((error / (10 + 0.4 * texture)) ** 2, (0, 0), 1.5)))
     inside = _warp(np.ones_like(like), flow, cv2.BORDER_CONSTANT)
-    return like * np.maximum(inside, np.float32(outside))
+    where: Field = np.maximum(inside, np.float32(outside))
+    return like * where
 
 
 def _extend(flow: Field, round_trip: Field, frame: Frame, other: Frame) -> Match:

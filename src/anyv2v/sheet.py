@@ -1,6 +1,6 @@
 """Contact sheets: clips under each other in one picture, each a row that is read from left to right.
 
-A sheet is laid from frames that are already decoded; a `Reel` keeps the few that it needs of a stream.
+A sheet is laid from frames that are already decoded; a ``Reel`` keeps the few that it needs of a stream.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def contact_sheet(
         columns: how many frames of each clip to show.
         tile: the width of a frame on the sheet, in pixels; its height follows its aspect.
         fps: writes times in place of frame numbers.
-        numbers: what to write below, where the rows hold only the `picks` of a longer clip.
+        numbers: what to write below, where the rows hold only the ``picks`` of a longer clip.
 
     Returns:
         The sheet, uint8 [H, W, 3].

@@ -55,7 +55,7 @@ Frame = NDArray[np.uint8]  # [H, W, 3], RGB, 0..255
 
 @dataclass(frozen=True)
 class Size:
-    """Width and height in pixels; `str` gives "512x320"."""
+    """Width and height in pixels; ``str`` gives "512x320"."""
 
     width: int
     height: int
@@ -101,8 +101,8 @@ class VideoInfo:
 class AudioTrack:
     """A span of a film's sound, decoded only while it is written.
 
-    `start` counts in seconds from the film's first picture. It lasts `duration` seconds, but no longer than
-    the pictures it is written with; None: as long as those.
+    ``start`` counts in seconds from the film's first picture. It lasts ``duration`` seconds, but no longer
+    than the pictures it is written with; None: as long as those.
     """
 
     path: Path | str
@@ -112,7 +112,7 @@ class AudioTrack:
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """A video in memory: `frames` [F, H, W, 3] uint8 RGB, `fps` in Hz, and the sound that belongs to it."""
+    """A video in memory: ``frames`` [F, H, W, 3] uint8 RGB, ``fps`` in Hz, and the sound of it."""
 
     frames: NDArray[np.uint8]
     fps: Fraction
@@ -135,11 +135,11 @@ class Video:
 class Clip:
     """A span of a video on disk: a film, an animation, a folder of images or a pattern such as "in/*.png".
 
-    Nothing is decoded until it is iterated. Frame k is the picture on screen `start` + k / `rate` seconds
+    Nothing is decoded until it is iterated. Frame k is the picture on screen ``start`` + k / ``rate`` seconds
     after the first picture of the file; one that stays on longer is repeated.
 
-    `frames` asks for exactly so many, `duration` for at most so many seconds; give one of them or none.
-    `fps` None keeps the file's average rate. Images have no rate of their own: `fps` is theirs, 8 if None.
+    ``frames`` asks for exactly so many, ``duration`` for at most so many seconds; give one of them or none.
+    ``fps`` None keeps the file's average rate. Images have no rate of their own: ``fps``, or 8.
 
     Raises OptionError for values out of range, VideoError for what cannot be read or is too short.
     """
@@ -180,7 +180,7 @@ class Clip:
 
     @property
     def audio(self) -> AudioTrack | None:
-        """The sound from `start` on, for as long as the frames it is written with; None if there is none."""
+        """The sound from ``start`` on, as long as the frames it is written with; None if there is none."""
         return AudioTrack(self.path, self.start) if self.info.audio else None
 
     def __iter__(self) -> Iterator[Frame]:
@@ -320,7 +320,7 @@ class _Film:
             )
 
     def shown(self, start: Fraction) -> _Shown:
-        """Pictures from `start`, or from some time before."""
+        """Pictures from ``start``, or from some time before."""
         for before in (0, 10, start):  # a demuxer may land too late: MPEG-TS, HEVC with open groups
             pictures = self._decoded(start - before)
             first = next(pictures, None)
@@ -384,7 +384,7 @@ class _Film:
 
 
 def _seek(container: Any, stream: Any, time: Fraction) -> None:
-    """Go to the last key frame before `time`; what cannot seek is read from its beginning."""
+    """Go to the last key frame before ``time``; what cannot seek is read from its beginning."""
     with suppress(av.error.FFmpegError):
         container.seek(time // stream.time_base, stream=stream)
 
@@ -409,7 +409,7 @@ _UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
 
 @dataclass(frozen=True)
 class _Slides:
-    """Pictures that Pillow reads; `times` says when each comes on, and at last the end."""
+    """Pictures that Pillow reads; ``times`` says when each comes on, and at last the end."""
 
     path: Path
     times: list[Fraction]
@@ -496,7 +496,7 @@ _Box = tuple[slice, slice]  # rows, columns
 
 @dataclass(frozen=True)
 class Fit:
-    """How frames of size `source` are laid into `target`, and how edited ones are laid back.
+    """How frames of size ``source`` are laid into ``target``, and how edited ones are laid back.
 
     crop: the largest centred part of the source that has the target's shape.
     letterbox: the whole source, between black bars.
@@ -518,7 +518,7 @@ class Fit:
     def undo(self, frame: Frame, source_frame: Frame) -> Frame:
         """A frame of the target's size, back in the source's.
 
-        What `crop` left out is taken from `source_frame`; the seam is feathered over a few pixels.
+        What ``crop`` left out is taken from ``source_frame``; the seam is feathered over a few pixels.
         """
         laid, below = source_frame.copy(), source_frame[self._window]
         above = _resized(frame[self._panel], below).astype(float)
@@ -543,7 +543,7 @@ class Fit:
 
 
 def _inscribed(shape: Size, outer: Size) -> _Box:
-    """The largest centred box of this shape inside `outer`, in whole pixels."""
+    """The largest centred box of this shape inside ``outer``, in whole pixels."""
     scale = min(Fraction(outer.width, shape.width), Fraction(outer.height, shape.height))
     width, height = max(1, round(shape.width * scale)), max(1, round(shape.height * scale))
     top, left = (outer.height - height) // 2, (outer.width - width) // 2
@@ -575,11 +575,11 @@ def write(
 ) -> Path:
     """Write frames of one size, taking them one by one, in the format that the suffix of the path names.
 
-    .mp4: H.264 of high quality, bt709, odd sizes grown by a pixel; `audio` is cut to the frames' length.
+    .mp4: H.264 of high quality, bt709, odd sizes grown by a pixel; ``audio`` is cut to the frames' length.
     .gif, .webp: endless animations, without sound; a WebP stays in memory until it is whole.
     No suffix: a folder of 00000.png, 00001.png, ... without sound.
 
-    The output takes its name only when it is whole. Raises OutputError, see `check_output`.
+    The output takes its name only when it is whole. Raises OutputError, see ``check_output``.
     """
     path = check_output(path, overwrite=overwrite)
     with _draft(path) as draft:
@@ -591,10 +591,10 @@ def write(
 
 
 def check_output(path: Path | str, *, overwrite: bool = False) -> Path:
-    """The path, if `write` can write there: to be asked before hours of work.
+    """The path, if ``write`` can write there: to be asked before hours of work.
 
     Raises OutputError for an unknown suffix, a folder that is missing or read-only, and for what exists
-    already, unless `overwrite`; a folder that holds anything but frames is never overwritten.
+    already, unless ``overwrite``; a folder that holds anything but frames is never overwritten.
     """
     path = Path(path)
     if path.suffix and path.suffix.lower() not in _FORMATS:
@@ -620,7 +620,7 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path`; what is written there takes the name `path` once it is whole."""
+    """A hidden name beside ``path``; what is written there takes the name ``path`` once it is whole."""
     draft = path.with_name(f".{uuid4().hex[:8]}-{path.name}")
     try:
         yield draft
@@ -755,7 +755,7 @@ def _samples(track: AudioTrack) -> Iterator[NDArray[np.float32]]:
 
 
 def _resampled(path: Path, start: Fraction) -> Iterator[tuple[Fraction, NDArray[np.float32]]]:
-    """Blocks of samples [2, n] at 48 kHz with their times on the file's clock, from before `start` on."""
+    """Blocks of samples [2, n] at 48 kHz with their times on the file's clock, from before ``start`` on."""
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_RATE)
     with _reading(path, "sound", VideoError), av.open(path) as container:
         stream = container.streams.audio[0]
