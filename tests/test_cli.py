@@ -129,6 +129,13 @@ def test_listing_and_looking(job: Path, run) -> None:
     assert "problems" in run("doctor")[1]
 
 
+def test_an_input_is_never_replaced(job: Path, run) -> None:
+    before = (job / "clip.mp4").read_bytes()
+    code, _, err = run(*EDIT[:-1], "clip.mp4", "--overwrite")
+    assert (code, (job / "clip.mp4").read_bytes()) == (2, before)
+    assert "is an input of this job" in err
+
+
 def one_frame(_: Path) -> None:
     write("clip.mp4", scene(1), 8, overwrite=True)
 
@@ -300,5 +307,10 @@ def test_an_interrupted_run_leaves_nothing(job: Path, run, monkeypatch) -> None:
 def test_pictures_in_pictures_out(job: Path, run) -> None:
     write("frames", scene(), 8)
     assert run("edit", "frames", "-f", "edited.png", "-o", "edited", "-q")[0] == 0
+    assert run("edit", "frames/*.png", "-f", "edited.png", "-o", "again.mp4", "-q")[0] == 0
+    hashes = [
+        json.loads(Path(f"{name}.json").read_text())["sha256"]["clip"] for name in ("edited", "again.mp4")
+    ]
+    assert hashes[0] == hashes[1]
     assert np.array_equal(read_image("edited/00000.png"), np.asarray(Image.open("edited.png")))
     assert len(list(Path("edited").glob("*.png"))) == 6

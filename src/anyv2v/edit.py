@@ -50,7 +50,7 @@ OnStep = Callable[[Step], None]
 
 
 def _ignore(_step: Step) -> None:
-    pass
+    """For who does not listen."""
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,7 @@ def diffuse(
     edit_condition = backbone.condition(edited, prompt, spec, negative_prompt=negative, generator=draw)
     source_condition = backbone.condition(source[0], options.inversion_prompt, spec, generator=draw)
     z0 = propagate(backbone, trajectory, source_condition, edit_condition, options, on_step=on_step)
-    on_step(Step("decode", 0, 1))
-    frames = backbone.decode(z0)
-    on_step(Step("decode", 1, 1))
+    frames = backbone.decode(z0, on_frame=lambda done: on_step(Step("decode", done, spec.frames)))
     if options.restore:
         fit = Fit(video.size, spec.size, options.fit)
         frames = np.stack([fit.undo(new, old) for new, old in zip(frames, video.frames, strict=True)])
@@ -260,10 +258,8 @@ def invert_video(
     spec = clip_spec(backbone, video, options)
     source = fit_frames(video.frames, spec.size, options)
     draw = _draws(backbone, options)
-    on_step(Step("encode", 0, 1))
-    z0 = backbone.encode(source, draw)
+    z0 = backbone.encode(source, draw, on_frame=lambda done: on_step(Step("encode", done, spec.frames)))
     condition = backbone.condition(source[0], options.inversion_prompt, spec, generator=draw)
-    on_step(Step("encode", 1, 1))
     return invert(backbone, z0, condition, options, on_step=on_step)
 
 

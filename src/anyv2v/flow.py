@@ -168,7 +168,7 @@ class FlowCarrier:
         """What the first frame and the previous result say of this one, and how well it is known, 0 to 1."""
         first, previous = self._tracker.track(small)
         its = previous.trust * _warp(self._credit, previous.flow) * (1 - first.trust)
-        mine = cv2.max(first.trust + 0.8 * first.hope * (1 - first.trust) * (1 - previous.trust), 0.02)
+        mine = cv2.max(first.trust, 0.02)
         known = cv2.min(mine + its, 1)
         a, b = self._first.warp(first.flow), self._previous.warp(previous.flow)
         self._note(first.trust, a.law)
@@ -306,14 +306,10 @@ def _colour_maps(small: Frame, out: Frame, known: Field) -> tuple[Field, Field]:
 
 @dataclass(frozen=True)
 class Match:
-    """Where each pixel comes from: flow, float32 [h, w, 2] in pixels, and two opinions on it, 0 to 1.
-
-    trust: there and back again leads home. hope: it does not, but the colours agree.
-    """
+    """Where each pixel comes from: flow float32 [h, w, 2] in pixels, trust float32 [h, w], 0 to 1."""
 
     flow: Field
     trust: Field
-    hope: Field
 
 
 class Tracker:
@@ -332,10 +328,10 @@ class Tracker:
         back = self._dis.calc(now, first, step + _warp(self._back, step))
         back = _settle(back, frame, self._first)
         self.forth = self._dis.calc(first, now, self.forth.copy())
-        to_first = _extend(back, _round_trip(back, self.forth), frame, self._first)
+        trust = _likeness(back, frame, self._first) * _round_trip(back, self.forth)
         like = _likeness(step, frame, self._previous) * _unstretched(step)
-        self._back, self._previous = to_first.flow, frame
-        return to_first, Match(step, like, like)
+        self._back, self._previous = back, frame
+        return Match(back, trust), Match(step, like)
 
 
 def _settle(flow: Field, frame: Frame, other: Frame) -> Field:
@@ -349,7 +345,8 @@ def _settle(flow: Field, frame: Frame, other: Frame) -> Field:
             rival_error = _mismatch(rival, frame, other)
             better = (rival_error < error).astype(np.uint8)
             flow, error = cv2.copyTo(rival, better, flow.copy()), cv2.min(error, rival_error)
-    return flow
+    smooth: Field = cv2.merge([cv2.medianBlur(axis, 5) for axis in cv2.split(flow)])
+    return smooth
 
 
 def _mismatch(flow: Field, frame: Frame, other: Frame) -> Field:
@@ -371,28 +368,14 @@ def _round_trip(flow: Field, inverse: Field) -> Field:
     return _bell(cv2.sqrt(_squared(flow + back) / (2 + 0.01 * (_squared(flow) + _squared(back)))))
 
 
-def _likeness(flow: Field, frame: Frame, other: Frame, outside: float = 0) -> Field:
+def _likeness(flow: Field, frame: Frame, other: Frame) -> Field:
     """1 where a neighbourhood has the colours that the flow promises; texture may be a little out of step."""
     error = _peak(cv2.absdiff(_box(frame, 2), _box(_warp(other, flow), 2))).astype(np.float32)
     gray = _gray(frame).astype(np.float32)
     texture = cv2.sqrt(cv2.max(_box(gray * gray, 3) - _box(gray, 3) ** 2, 0))
     like = _bell(cv2.sqrt(cv2.GaussianBlur((error / (10 + 0.4 * texture)) ** 2, (0, 0), 1.5)))
-    inside = _warp(np.ones_like(like), flow, cv2.BORDER_CONSTANT)
-    where: Field = np.maximum(inside, np.float32(outside))
-    return like * where
-
-
-def _extend(flow: Field, round_trip: Field, frame: Frame, other: Frame) -> Match:
-    """Let trusted flow spread to where there is none."""
-    trust = round_trip * _likeness(flow, frame, other)
-    height, width = trust.shape
-    seeds = _resize(np.dstack([flow * trust[..., None], trust]), (width // 4, height // 4))
-    rings = ((1, 1.0), (3, 0.05), (12, 0.002))  # the next ring counts where the nearer one is empty
-    total = sum(share * cv2.GaussianBlur(seeds, (0, 0), sigma) for sigma, share in rings)
-    wide = _resize(total[..., :2] / (total[..., 2:] + 1e-6), (width, height))
-    hope = _likeness(wide, frame, other, outside=0.5)
-    take = cv2.GaussianBlur(_soft(hope - trust, 0, 0.3), (0, 0), 1)
-    return Match(flow + take[..., None] * (wide - flow), trust, hope)
+    inside: Field = _warp(np.ones_like(like), flow, cv2.BORDER_CONSTANT)
+    return like * inside
 
 
 @dataclass(frozen=True)

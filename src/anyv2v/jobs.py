@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from anyv2v.backbones import Choice, choose, load_choice
-from anyv2v.edit import OnStep, Step, Trajectory, diffuse, invert_video
-from anyv2v.errors import OptionError, OutOfMemory, VideoError
+from anyv2v.edit import OnStep, Step, diffuse, invert_video
+from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
 from anyv2v.flow import Flow, FlowReport
 from anyv2v.options import Options, recipe
 from anyv2v.plan import clip_spec, fit_frame, fit_frames
@@ -37,6 +37,7 @@ from anyv2v.video import (
     Size,
     Video,
     check_output,
+    probe,
     read_image,
     write,
     write_image,
@@ -192,21 +193,14 @@ def run_edit(job: EditJob, on_step: OnStep = lambda _: None) -> Outcome:
         UserError: Anything that the user can mend.
     """
     check_output(job.output, overwrite=job.overwrite)
-    for path in filter(None, (_sidecar_of(job), job.sheet)):
-        check_free(path, overwrite=job.overwrite)
+    _check_files(job, job.sheet)
     watch, choice = Stopwatch(on_step), choose(job.backbone, job.model)
     first_frame = read_image(job.first_frame)
     with _memory_errors():
-        model = load_choice(choice, device=job.device, dtype=job.dtype)
-        watch(Step("load", 1, 1))
-        if isinstance(model, Flow):
-            rendering = _by_flow(job, model, first_frame, watch)
-        else:
-            rendering = _by_diffusion(job, choice, model, first_frame, watch)
+        rendering = _render(job, choice, first_frame, watch)
         reel = Reel()
-        write(
-            job.output, reel.watch(rendering.pairs), rendering.fps, rendering.audio, overwrite=job.overwrite
-        )
+        frames = reel.watch(rendering.pairs)
+        write(job.output, frames, rendering.fps, rendering.audio, overwrite=job.overwrite)
     if job.sheet:
         write_image(job.sheet, reel.sheet(rendering.fps))
     report = rendering.report()
@@ -214,6 +208,23 @@ def run_edit(job: EditJob, on_step: OnStep = lambda _: None) -> Outcome:
     outcome = Outcome(job.output, _sidecar_of(job), job.sheet, reel.count, watch.seconds, tuple(notices))
     _write_sidecar(job, choice, watch, {"frames": reel.count, "flow": report, "notices": outcome.notices})
     return outcome
+
+
+def _check_files(job: Job, *others: Path | None) -> None:
+    """See before the work begins that the clip can be read, and that nothing precious would be replaced."""
+    inputs = {path.resolve() for path in (job.clip, getattr(job, "first_frame", job.clip))}
+    if job.output.resolve() in inputs:
+        raise OutputError(f"{job.output}: is an input of this job; use another name")
+    for path in filter(None, (_sidecar_of(job), *others)):
+        check_free(path, overwrite=job.overwrite)
+    probe(job.clip)
+
+
+def _load(job: Job, choice: Choice, watch: Stopwatch) -> Backbone | Flow:
+    watch(Step("load", 0, 1))
+    model = load_choice(choice, device=job.device, dtype=job.dtype)
+    watch(Step("load", 1, 1))
+    return model
 
 
 @dataclass(frozen=True)
@@ -224,6 +235,13 @@ class Rendering:
     fps: Fraction
     audio: AudioTrack | None
     report: Callable[[], dict[str, Any]] = dict
+
+
+def _render(job: EditJob, choice: Choice, first_frame: Frame, watch: Stopwatch) -> Rendering:
+    model = _load(job, choice, watch)
+    if isinstance(model, Flow):
+        return _by_flow(job, model, first_frame, watch)
+    return _by_diffusion(job, choice, model, first_frame, watch)
 
 
 def _by_flow(job: EditJob, flow: Flow, first_frame: Frame, watch: Stopwatch) -> Rendering:
@@ -248,18 +266,14 @@ def _by_diffusion(
     job: EditJob, choice: Choice, backbone: Backbone, first_frame: Frame, watch: Stopwatch
 ) -> Rendering:
     video = source_video(job, backbone.spec)
-    trajectory = job.trajectory and _kept_trajectory(job.trajectory, backbone, choice, video, job.options)
+    trajectory = None
+    if job.trajectory:
+        about = _identity(backbone, choice, video, job.options)
+        trajectory = load_trajectory(job.trajectory, about, next(backbone.net.parameters()).device)
     result = diffuse(
-        backbone, video, first_frame, job.prompt, job.options, trajectory=trajectory or None, on_step=watch
+        backbone, video, first_frame, job.prompt, job.options, trajectory=trajectory, on_step=watch
     )
     return Rendering(zip(video.frames, result.frames, strict=True), result.fps, result.audio)
-
-
-def _kept_trajectory(
-    path: Path, backbone: Backbone, choice: Choice, video: Video, options: Options
-) -> Trajectory:
-    about = _identity(backbone, choice, video, options)
-    return load_trajectory(path, about, next(backbone.net.parameters()).device)
 
 
 def _identity(backbone: Backbone, choice: Choice, video: Video, options: Options) -> dict[str, Any]:
@@ -274,13 +288,12 @@ def run_invert(job: InvertJob, on_step: OnStep = lambda _: None) -> Outcome:
     Raises:
         UserError: Anything that the user can mend.
     """
-    check_free(job.output, overwrite=job.overwrite)
+    _check_files(job, job.output)
     watch, choice = Stopwatch(on_step), choose(job.backbone, job.model)
     if choice.checkpoint is None:
         raise OptionError(f"{choice.entry.name} has nothing to invert; name a diffusion model by --backbone")
     with _memory_errors():
-        backbone = cast("Backbone", load_choice(choice, device=job.device, dtype=job.dtype))
-        watch(Step("load", 1, 1))
+        backbone = cast("Backbone", _load(job, choice, watch))
         video = source_video(job, backbone.spec)
         trajectory = invert_video(backbone, video, job.options, on_step=watch)
     kept = trajectory.on(backbone.schedule.grid(job.options.steps))

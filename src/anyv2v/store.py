@@ -95,9 +95,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file, or of a folder's files in the order of their names."""
+    """The hash of a file, or of the files of a folder or a pattern in the order of their names."""
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    folder, pattern = (path, "*") if path.is_dir() else (path.parent, path.name)
+    for file in [path] if path.is_file() else sorted(filter(Path.is_file, folder.glob(pattern))):
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)

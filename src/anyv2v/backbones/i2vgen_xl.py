@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anyv2v.backbones.checkpoint import configuration, load_part, pick_device, pick_dtype
-from anyv2v.backbones.protocol import Condition, VideoSpec
+from anyv2v.backbones.protocol import Condition, OnFrame, VideoSpec, ignore
 from anyv2v.features import FeatureBank, Kind, Tap
 from anyv2v.options import Options
 from anyv2v.schedule import DDIM
@@ -98,9 +98,18 @@ class I2VGenXL:
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @torch.no_grad()
-    def encode(self, frames: NDArray[np.uint8], generator: torch.Generator | None = None) -> Tensor:
+    def encode(
+        self,
+        frames: NDArray[np.uint8],
+        generator: torch.Generator | None = None,
+        *,
+        on_frame: OnFrame = ignore,
+    ) -> Tensor:
         """Each frame alone, so that the VAE never dominates memory."""
-        latents = [self._encode(frame, generator) for frame in frames]
+        latents = []
+        for frame in frames:
+            latents.append(self._encode(frame, generator))
+            on_frame(len(latents))
         return torch.cat(latents).transpose(0, 1)[None]
 
     def _encode(self, frame: NDArray[np.uint8], generator: torch.Generator | None) -> Tensor:
@@ -114,10 +123,14 @@ class I2VGenXL:
         return scaled.float()
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
+    def decode(self, latents: Tensor, *, on_frame: OnFrame = ignore) -> NDArray[np.uint8]:
         """Each frame alone, so that the VAE never dominates memory."""
-        frames = latents[0].transpose(0, 1).to(self.vae.dtype) / self.vae.config.scaling_factor
-        return np.stack([self._decode(frame[None]) for frame in frames])
+        scaled = latents[0].transpose(0, 1).to(self.vae.dtype) / self.vae.config.scaling_factor
+        frames: list[NDArray[np.uint8]] = []
+        for latent in scaled:
+            frames.append(self._decode(latent[None]))
+            on_frame(len(frames))
+        return np.stack(frames)
 
     def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """``[1, C, h, w] -> [H, W, 3]``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -17,7 +17,7 @@ from anyv2v.options import Options
 from anyv2v.schedule import Schedule
 from anyv2v.video import Size
 
-__all__ = ["Backbone", "Condition", "VideoSpec"]
+__all__ = ["Backbone", "Condition", "OnFrame", "VideoSpec", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,13 @@ class Condition:
         )
 
 
+OnFrame = Callable[[int], None]
+
+
+def ignore(_done: int) -> None:
+    """For who does not listen."""
+
+
 class Backbone(Protocol):
     """An image-to-video model. ``F`` frames of ``H x W`` pixels are latents ``[B, C, F, h, w]``.
 
@@ -80,15 +87,22 @@ class Backbone(Protocol):
     parts: Sequence[nn.Module]
     bank: FeatureBank
 
-    def encode(self, frames: NDArray[np.uint8], generator: torch.Generator | None = None) -> Tensor:
+    def encode(
+        self,
+        frames: NDArray[np.uint8],
+        generator: torch.Generator | None = None,
+        *,
+        on_frame: OnFrame = ignore,
+    ) -> Tensor:
         """Frames ``[F, H, W, 3]`` to clean latents ``[1, C, F, h, w]``, float32.
 
         Without a generator each frame becomes the mode of the VAE's posterior, else a sample of it.
+        ``on_frame`` is called with the number of frames done.
         """
         ...
 
-    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Clean latents ``[1, C, F, h, w]`` to frames ``[F, H, W, 3]``."""
+    def decode(self, latents: Tensor, *, on_frame: OnFrame = ignore) -> NDArray[np.uint8]:
+        """Clean latents ``[1, C, F, h, w]`` to frames ``[F, H, W, 3]``; ``on_frame`` as above."""
         ...
 
     def condition(
