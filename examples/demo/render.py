@@ -18,10 +18,10 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-import av
 import numpy as np
-from av.video.reformatter import Colorspace
 from PIL import Image
+
+from anyv2v import write
 
 HERE = Path(__file__).parent
 SIZE, FRAMES, FPS, SAMPLES = 512, 32, 16, 2
@@ -30,9 +30,8 @@ LATTICE = np.random.default_rng(7).random((256, 256), dtype=np.float32)
 
 Array = np.ndarray
 Pattern = Callable[[Array, Array], Array]  # (gore, height) -> colour
-Paint = Callable[
-    ..., tuple[Array, Array]
-]  # (point from the centre, in the world, normal) -> (albedo, normal)
+# (point from the centre, in the world, normal) -> (albedo, normal)
+Paint = Callable[..., tuple[Array, Array]]
 
 
 # --- Small mathematics ----------------------------------------------------------------------------
@@ -313,9 +312,9 @@ LAND = landscape()
 
 def scene(look: Look, t: float, sun: Array) -> Scene:
     """The world at time t of the clip, from 0 to 1."""
-    hero = column(-1.7 + 3.9 * t, 3.75 + 0.55 * np.sin(1.6 * t), 5.0 - 0.6 * t)
+    hero = column(-0.7 + 2.5 * t, 3.75 + 0.55 * np.sin(1.6 * t), 5.0 - 0.6 * t)
     friend = column(2.3 - 0.9 * t, 4.3 + 0.5 * t, 22.0)
-    balloons = balloon(look.silk, hero, 1.9, 0.3 + 0.6 * t) + balloon(pennants, friend, 1.1, 0.2 * t)
+    balloons = balloon(look.silk, hero, 1.9, 0.3 + 0.15 * t) + balloon(pennants, friend, 1.1, 0.2 * t)
     return Scene(look, LAND + balloons, sun, t)
 
 
@@ -415,28 +414,14 @@ def film(look: Look) -> Iterable[Array]:
         yield from pool.map(partial(render, look), range(FRAMES))
 
 
-def write(path: Path, frames: Iterable[Array]) -> None:
-    """H.264, 4:2:0, with the colours of BT.709 in its tags and in its numbers."""
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "veryslow"})
-        stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
-        codec = stream.codec_context
-        codec.color_primaries = codec.color_trc = codec.colorspace = 1
-        codec.color_range = 1
-        for pixels in frames:
-            rgb24 = av.VideoFrame.from_ndarray(pixels, "rgb24")
-            container.mux(stream.encode(rgb24.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
-        container.mux(stream.encode())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Render the demo clip and the edit of its first frame.")
     parser.add_argument("--truth", type=Path, help="also render the whole edited video to this path")
     options = parser.parse_args()
-    write(HERE / "clip.mp4", film(NOON))
+    write(HERE / "clip.mp4", film(NOON), FPS, overwrite=True)
     Image.fromarray(render(GOLDEN, 0)).save(HERE / "edited.png", optimize=True)
     if options.truth:
-        write(options.truth, film(GOLDEN))
+        write(options.truth, film(GOLDEN), FPS, overwrite=True)
 
 
 if __name__ == "__main__":
