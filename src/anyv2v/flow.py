@@ -32,10 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.errors import ImageError, OptionError
+from anyv2v.video import Frame
 
 __all__ = ["Carried", "Flow", "FlowCarrier", "FlowReport"]
 
-Frame = NDArray[np.uint8]  # [H, W, 3], RGB, 0..255
 Field = NDArray[np.float32]  # [h, w] or [h, w, C], at the small size at which motion is measured
 Size = tuple[int, int]  # width, height
 
