@@ -158,8 +158,9 @@ class FlowCarrier:
         light = _light(small, then, known)
         known = known * _first_order(small, then, layer.law, light)
         out = _transfer(frame, layer, light)
-        guess, merit = _guess(frame, small, _resize(out, self._size), known)
-        share = (1 - known) * merit
+        guess, error = _guess(frame, small, _resize(out, self._size), known)
+        # A poor guess is worse than a doubtful match; but ground that was just bared has no match at all.
+        share = (1 - known) * _bell(error / (12 + 13 * self._tracker.bared))
         self._previous = Layer(frame, out, layer.law).blend(guess, 1 - share, share)
         self._credit = known + share
         return self._previous.edit
@@ -273,8 +274,8 @@ def _transfer(frame: Frame, layer: Layer, light: Field) -> Frame:
 
 
 def _guess(frame: Frame, small: Frame, out: Frame, known: Field) -> tuple[Layer, Field]:
-    """The frame edited by its colours alone, and the merit of that, float32 [h, w], 0 to 1."""
-    maps, merit = _colour_maps(small, out, known)
+    """The frame edited by its colours alone, and the error of that in levels, float32 [h, w]."""
+    maps, error = _colour_maps(small, out, known)
     size = small.shape[1::-1]
     rows = [_resize(maps[:, :, i], size) for i in range(4)]
     change = 255 * rows[3]
@@ -283,11 +284,11 @@ def _guess(frame: Frame, small: Frame, out: Frame, known: Field) -> tuple[Layer,
     gain = np.dstack([np.clip(1 + rows[i][..., i], 0, 1.9) * _UNIT for i in range(3)])
     law = np.dstack([gain, 255 * _soft(_peak(np.abs(change)), 8, 28)]).round().astype(np.uint8)
     edit = cv2.add(frame, _resize(change, frame.shape[1::-1]), dtype=cv2.CV_8U)
-    return Layer(frame, edit, law), _resize(merit, size)
+    return Layer(frame, edit, law), _resize(error, size)
 
 
 def _colour_maps(small: Frame, out: Frame, known: Field) -> tuple[Field, Field]:
-    """Maps [n, 48, 4, 3] of (colour, 1) to out - small, fitted in windows where out is known; their merit."""
+    """Maps [n, 48, 4, 3] of (colour, 1) to out - small, fitted in windows where out is known; their error."""
     size = 48, max(1, round(48 * small.shape[0] / small.shape[1]))
     weight = _resize(known, size) + np.float32(1e-4)
     change = cv2.subtract(out, small, dtype=cv2.CV_32F) * cv2.merge([known] * 3)
@@ -301,7 +302,7 @@ def _colour_maps(small: Frame, out: Frame, known: Field) -> tuple[Field, Field]:
         maps = np.linalg.solve(_box(xx, radius) + ridge, _box(xy, radius) + ridge @ maps)
     error = ((y - np.einsum("hwi,hwij->hwj", x, maps)) ** 2).mean(axis=2)
     error = _box(weight * error, 3) / _box(weight, 3)
-    return maps.astype(np.float32), _bell(np.sqrt(error) * (255 / 12))
+    return maps.astype(np.float32), 255 * np.sqrt(error)
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,12 @@ class Match:
 
 
 class Tracker:
-    """Follows a clip at the small size."""
+    """Follows a clip at the small size.
+
+    Attributes:
+        forth: The flow from the first frame to the latest, float32 [h, w, 2].
+        bared: Where a moving thing has just bared the ground, float32 [h, w], 0 to 1.
+    """
 
     def __init__(self, first: Frame) -> None:
         # Sparser patches without variational smoothing take less than half the time; _settle mends the rest.
@@ -322,6 +328,7 @@ class Tracker:
         self._dis.setVariationalRefinementIterations(0)
         self._first = self._previous = first
         self._back = self.forth = np.zeros((*first.shape[:2], 2), np.float32)
+        self.bared = np.zeros(first.shape[:2], np.float32)
 
     def track(self, frame: Frame) -> tuple[Match, Match]:
         """Matches of the next frame in the first and in the previous one."""
@@ -332,7 +339,8 @@ class Tracker:
         back = _settle(back, frame, self._first)
         self.forth = self._dis.calc(first, now, self.forth.copy())
         trust = _likeness(back, frame, self._first) * _round_trip(back, self.forth)
-        like = _likeness(step, frame, self._previous) * _unstretched(step)
+        self.bared = 1 - _unstretched(step)
+        like = _likeness(step, frame, self._previous) * (1 - self.bared)
         self._back, self._previous = back, frame
         return Match(back, trust), Match(step, like)
 
