@@ -7,6 +7,7 @@ SETUP := $(VENV)/.ready
 .PHONY: demo test lint clean
 
 demo: $(SETUP)
+	mkdir -p out
 	$(BIN)/anyv2v edit examples/demo/clip.mp4 --first-frame examples/demo/edited.png \
 		-o out/demo.mp4 --sheet out/demo.png --overwrite
 
