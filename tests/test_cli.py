@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from anyv2v import Clip, cli, read_image, write, write_image
-from anyv2v.backbones import backbones
+from anyv2v.backbones import list_backbones
 from conftest import scene
 
 
@@ -121,7 +121,7 @@ def test_an_edited_frame_of_another_shape_is_fitted_and_said_so(job: Path, run) 
 
 def test_listing_and_looking(job: Path, run) -> None:
     listed = json.loads(run("backbones", "--json")[1])
-    assert [row["name"] for row in listed] == list(backbones())
+    assert [row["name"] for row in listed] == list(list_backbones())
     assert "hf download ali-vilab/i2vgen-xl" in run("backbones")[1]
     assert json.loads(run("info", "clip.mp4", "--json")[1])["frames"] == 6
     assert "h264" in run("info", "clip.mp4")[1]
@@ -212,6 +212,9 @@ XL = ("--backbone", "i2vgen-xl")
         (nothing, (*XL, "--model", "nowhere/at/all"), "there is no folder nowhere/at/all"),
         (no_checkpoint, (*XL, "--model", "model"), "model is no checkpoint"),
         (other_checkpoint, (*XL, "--model", "model"), "the checkpoint of a StableDiffusionPipeline"),
+        (other_checkpoint, ("--model", "model"), "the checkpoint of a StableDiffusionPipeline"),
+        (nothing, ("--model", "nobody/nothing"), "neither a folder nor a known repository"),
+        (nothing, ("--model", "ali-vilab/i2vgen-xl"), "hf download ali-vilab/i2vgen-xl"),
     ],
 )
 def test_mistakes_of_the_user(job: Path, run, mishap, words: tuple, message: str) -> None:

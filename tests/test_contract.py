@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, load_backbone
-from anyv2v.backbones import backbones
+from anyv2v.backbones import list_backbones
 from anyv2v.backbones.protocol import Backbone
 from anyv2v.plan import cost
 from golden_data import Golden
 
-DIFFUSION = [name for name, entry in backbones().items() if entry.pipeline]
+DIFFUSION = [name for name, entry in list_backbones().items() if entry.pipeline]
 
 
 @pytest.fixture(scope="module", params=DIFFUSION)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from anyv2v.backbones import backbones, load_backbone
+from anyv2v.backbones import list_backbones, load_backbone
 from anyv2v.edit import Step, Trajectory, diffuse, edit, invert, invert_video, propagate
 from anyv2v.errors import AnyV2VError, UserError
 from anyv2v.options import NEGATIVE_PROMPT, RECIPES, Options, recipe
@@ -60,7 +60,6 @@ __all__ = [
     "Video",
     "VideoInfo",
     "VideoSpec",
-    "backbones",
     "clip_spec",
     "diffuse",
     "edit",
@@ -68,6 +67,7 @@ __all__ = [
     "fit_frames",
     "invert",
     "invert_video",
+    "list_backbones",
     "load_backbone",
     "probe",
     "propagate",

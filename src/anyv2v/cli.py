@@ -174,8 +174,7 @@ def invert(
 @app.command()
 def backbones(as_json: Json = False) -> None:
     """List what can carry an edit, and whether its weights are at hand."""
-    from anyv2v.backbones import at_hand
-    from anyv2v.backbones import backbones as registry
+    from anyv2v.backbones import at_hand, list_backbones
 
     rows = [
         {
@@ -185,7 +184,7 @@ def backbones(as_json: Json = False) -> None:
             "gigabytes": entry.gigabytes,
             "download": entry.download if entry.repository else None,
         }
-        for entry in registry().values()
+        for entry in list_backbones().values()
     ]
     if as_json:
         _print_json(rows)

@@ -8,7 +8,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from anyv2v.backbones import at_hand, backbones
+from anyv2v.backbones import at_hand, list_backbones
 
 __all__ = ["examine"]
 
@@ -35,7 +35,9 @@ def examine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory": f"{_memory() / 1e9:.1f} GB",
         "free disk": f"{shutil.disk_usage('.').free / 1e9:.1f} GB",
-        "weights": {entry.name: "at hand" if at_hand(entry) else "missing" for entry in backbones().values()},
+        "weights": {
+            entry.name: "at hand" if at_hand(entry) else "missing" for entry in list_backbones().values()
+        },
         "problems": _problems() or "none found",
     }
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from anyv2v.errors import OptionError, UserError
+from anyv2v.errors import CheckpointError, OptionError, UserError
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone
     from anyv2v.flow import Flow
 
-__all__ = ["Choice", "Entry", "at_hand", "backbones", "choose", "load_backbone", "load_choice"]
+__all__ = ["Choice", "Entry", "at_hand", "choose", "list_backbones", "load_backbone", "load_choice"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ _BUILT_IN = (
 
 
 @cache
-def backbones() -> Mapping[str, Entry]:
+def list_backbones() -> Mapping[str, Entry]:
     """Every backbone by name: the built-in ones and those of other packages."""
     others = (point.load() for point in entry_points(group="anyv2v.backbones"))
     return MappingProxyType({entry.name: entry for entry in (*_BUILT_IN, *others)})
@@ -100,16 +100,15 @@ def choose(name: str = "auto", model: str | None = None) -> Choice:
         CheckpointError: ``model`` is no checkpoint, or that of another model.
         WeightsMissing: The weights are not on this machine.
     """
-    from anyv2v.backbones.checkpoint import find, pipeline_of
+    from anyv2v.backbones.checkpoint import find
 
-    if name == "auto" and model is None:
-        return _best_here()
     if name == "auto":
-        pipeline = pipeline_of(Path(str(model)))
-        name = next((entry.name for entry in backbones().values() if entry.pipeline == pipeline), name)
-    if name not in backbones():
-        raise OptionError(f"no backbone {name!r}; there are {', '.join(backbones())}")
-    entry = backbones()[name]
+        if model is None:
+            return _best_here()
+        name = _name_for(model)
+    if name not in list_backbones():
+        raise OptionError(f"no backbone {name!r}; there are {', '.join(list_backbones())}")
+    entry = list_backbones()[name]
     return Choice(entry, find(entry, model) if entry.pipeline else None)
 
 
@@ -142,10 +141,22 @@ def load_choice(choice: Choice, *, device: str = "auto", dtype: str = "auto") ->
     return target.load(choice.checkpoint, device, dtype)  # type: ignore[no-any-return]
 
 
+def _name_for(model: str) -> str:
+    """The backbone that a checkpoint was made for."""
+    from anyv2v.backbones.checkpoint import pipeline_of
+
+    pipeline = pipeline_of(Path(model)) if Path(model).exists() else None
+    for entry in list_backbones().values():
+        if entry.pipeline and (entry.pipeline == pipeline or entry.repository == model):
+            return entry.name
+    what = f"the checkpoint of a {pipeline}" if pipeline else "neither a folder nor a known repository"
+    raise CheckpointError(f"{model} is {what}; name its backbone")
+
+
 def _best_here() -> Choice:
     from anyv2v.backbones.checkpoint import find
 
-    flow, diffusion = backbones()["flow"], backbones()["i2vgen-xl"]
+    flow, diffusion = list_backbones()["flow"], list_backbones()["i2vgen-xl"]
     if not cuda_devices():
         return Choice(
             flow,
