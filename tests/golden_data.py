@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from anyv2v.backbones.protocol import Condition
@@ -34,10 +35,7 @@ class Case:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        tensors = load_file(self.folder / self.entry["file"])
-        for prefix, file in self.entry.get("shared", {}).items():
-            tensors |= {prefix + name: tensor for name, tensor in load_file(self.folder / file).items()}
-        return tensors
+        return read(self.folder / self.entry["file"], f"{self.entry['name']}/")
 
     def condition(self, prefix: str = "cond.") -> Condition:
         """The conditions of all branches, as the net got them."""
@@ -46,6 +44,20 @@ class Case:
 
     def frames(self, name: str) -> Any:
         return self.tensors[name].numpy()
+
+
+def read(file: Path, prefix: str) -> dict[str, Tensor]:
+    """A case's tensors: from a file of its own, or from one that holds every case under its name."""
+    if file.suffix != ".xz":
+        return load_file(file)
+    return {
+        name.removeprefix(prefix): tensor for name, tensor in unpack(file).items() if name.startswith(prefix)
+    }
+
+
+@cache
+def unpack(file: Path) -> dict[str, Tensor]:
+    return load(lzma.decompress(file.read_bytes()))
 
 
 class Golden:

@@ -39,6 +39,7 @@ def test_injection_makes_every_branch_equal_to_the_source(net: Net) -> None:
         expected = net(source)
     with bank.injecting([QUERY]):
         assert torch.equal(net(edit), expected.repeat(2, 1))
+    assert bank.features() == {}  # a gigabyte of a full-size net, and of no more use
 
 
 def test_pairing_is_recording_and_injecting_in_one_batch(net: Net) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import I2VGenXLUNet
+from PIL import Image
 
 from anyv2v import (
     FeatureBank,
@@ -26,14 +29,16 @@ from anyv2v import (
 )
 from anyv2v.backbones.i2vgen_xl import I2VGenXL, centre_crop, decoder_taps
 from anyv2v.backbones.protocol import Condition
+from anyv2v.video import Fit
 from golden_data import Case, Golden, assert_close
 
 GOLDEN = Golden("i2vgen-xl")
+COMPONENTS = GOLDEN.cases["components"]
 CLIP = VideoSpec(Size(64, 64), frames=8, fps=Fraction(8), multiple=8)
-NO_TEXT = Options(negative_prompt="distorted, blurry, low red")
 
 
 def named(cases: list[Case]) -> pytest.MarkDecorator:
+    assert cases
     return pytest.mark.parametrize("case", cases, ids=[case.entry["name"] for case in cases])
 
 
@@ -44,16 +49,18 @@ def backbone() -> I2VGenXL:
 
 
 @cache
-def trajectory(name: str) -> Trajectory:
-    tensors = GOLDEN.cases[name].tensors
-    pairs = zip(tensors["timesteps"].tolist(), tensors["inverted_latents"], strict=True)
-    return Trajectory({-1: tensors["video_latents_z0"], **dict(pairs)})
+def trajectory(backbone: I2VGenXL, name: str) -> Trajectory:
+    """A source's inversion by our own hand, which ``test_inversion`` holds to the reference's."""
+    case = GOLDEN.cases[name]
+    options = Options(inversion_steps=case.params["n_steps"])
+    return invert(backbone, case.tensors["video_latents_z0"], case.condition(), options)
 
 
 def options_of(case: Case) -> Options:
-    """The reference's options of a case; a reconstruction injects nothing."""
+    """The paper's recipe with the settings of a case; a reconstruction injects nothing."""
     params = case.params
-    return Options(
+    return replace(
+        recipe("paper"),
         steps=params["n_steps"],
         guidance=params["cfg"],
         tau_conv=params.get("tau_conv", 0),
@@ -61,7 +68,6 @@ def options_of(case: Case) -> Options:
         tau_temporal=params.get("tau_ta", 0),
         skip=params["ddim_init_latents_t_idx"],
         noise_share=params.get("random_ratio", 0),
-        thresholds="floor",
     )
 
 
@@ -71,11 +77,15 @@ def tolerance(case: Case) -> float:
 
 @named(GOLDEN.kind("unet_io"))
 def test_net(backbone: I2VGenXL, case: Case) -> None:
+    """Every injection at its first step, none at its last; a subset holds the last rows."""
     tensors = case.tensors
-    taps = backbone.bank.plan(Options()).taps if case.params["step"] == 0 else ()
+    plan = backbone.bank.plan(options_of(GOLDEN.cases[case.params["case"]]))
+    taps = plan.active(case.params["step"])
+    assert bool(taps) == (case.params["step"] == 0)
     with backbone.bank.pairing(taps, groups=3):
         out = backbone.denoise(tensors["in.sample"], int(tensors["in.timestep"]), case.condition("in."))
-    assert_close(out, tensors["out.sample"], GOLDEN.tolerance["unet_io_atol"])
+    theirs = tensors["out.sample"]
+    assert_close(out[-len(theirs) :], theirs, GOLDEN.tolerance["unet_io_atol"])
 
 
 @named(GOLDEN.kind("features"))
@@ -99,9 +109,7 @@ def feature_name(path: str) -> str:
 
 @named(GOLDEN.kind("inversion"))
 def test_inversion(backbone: I2VGenXL, case: Case) -> None:
-    steps = case.params["n_steps"]
-    z0 = case.tensors["video_latents_z0"]
-    ours = invert(backbone, z0, case.condition(), Options(inversion_steps=steps))
+    ours = trajectory(backbone, case.entry["name"])
     for t, theirs in zip(case.tensors["timesteps"].tolist(), case.tensors["inverted_latents"], strict=True):
         assert_close(ours.at(t), theirs, GOLDEN.tolerance["inverted_latents_atol"])
 
@@ -118,15 +126,26 @@ def test_encoding_and_condition_of_the_source(backbone: I2VGenXL, case: Case) ->
 
 @named(GOLDEN.kind("reconstruction"))
 def test_reconstruction(backbone: I2VGenXL, case: Case) -> None:
-    source, condition = trajectory(case.params["inversion"]), case.condition()
+    source, condition = trajectory(backbone, case.params["inversion"]), case.condition()
     check_propagation(backbone, case, options_of(case), source, condition[-1:], condition)
+
+
+@named(GOLDEN.kind("pnp"))
+def test_the_steps_that_inject(backbone: I2VGenXL, case: Case) -> None:
+    options = options_of(case)
+    plan, grid = backbone.bank.plan(options), backbone.schedule.grid(options.steps)
+    active: dict[str, list[int]] = {"conv": [], "spatial": [], "temporal": []}
+    for step in range(options.skip, options.steps):
+        for kind in {tap.kind for tap in plan.active(step)}:
+            active[kind].append(grid[step])
+    assert active == case.params["active_timesteps"]
 
 
 @pytest.mark.parametrize("source_branch", ["injecting", "always"])
 @named(GOLDEN.kind("pnp"))
 def test_propagation(backbone: I2VGenXL, case: Case, source_branch: str) -> None:
     options = replace(options_of(case), source_branch=source_branch)
-    source, condition = trajectory(case.params["inversion"]), case.condition()
+    source, condition = trajectory(backbone, case.params["inversion"]), case.condition()
     check_propagation(backbone, case, options, source, condition[:1], condition[1:])
 
 
@@ -138,8 +157,8 @@ def check_propagation(
     source_condition: Condition,
     edit_condition: Condition,
 ) -> None:
-    """Every step's latents, the last ones, and the frames."""
-    seen: list[torch.Tensor] = []
+    """The latents after each step that is held, the last ones, and the frames."""
+    seen: dict[int | None, torch.Tensor | None] = {}
     latents = propagate(
         backbone,
         source,
@@ -147,16 +166,26 @@ def check_propagation(
         edit_condition,
         options,
         noise=case.tensors.get("random_noise"),
-        on_step=lambda step: seen.append(step.latents),
+        on_step=lambda step: seen.update({step.level: step.latents}),
     )
     assert_close(latents, case.tensors["final_latents"], tolerance(case))
     if "latents_after_step" in case.tensors:
-        assert_close(torch.stack(seen), case.tensors["latents_after_step"], tolerance(case))
+        levels = case.tensors["timesteps"] - 1000 // options.steps
+        for level, theirs in zip(levels.tolist(), case.tensors["latents_after_step"], strict=True):
+            assert_close(seen[level], theirs, tolerance(case))
     if "frames_u8" in case.tensors:
         assert_levels(backbone.decode(latents), case.frames("frames_u8"))
 
 
+def test_what_not_every_case_holds_some_case_does() -> None:
+    edits = [case.tensors.keys() for case in GOLDEN.kind("pnp")]
+    for name in ("latents_after_step", "random_noise", "edited_first_frame_u8"):
+        assert any(name in held for held in edits)
+    assert {case.params["inversion"] for case in GOLDEN.kind("pnp")} == {"inv_A_10", "inv_A_50"}
+
+
 def assert_levels(ours: np.ndarray, theirs: np.ndarray) -> None:
+    assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).max() <= GOLDEN.tolerance["frames_u8_max_level"]
 
 
@@ -183,6 +212,7 @@ def assert_conditions(ours: Condition, theirs: Condition) -> None:
 
 @named(GOLDEN.kind("e2e"))
 def test_both_stages_from_pixels_to_pixels(backbone: I2VGenXL, case: Case) -> None:
+    """The paper's recipe with fewer steps, for a clip of a frame rate that it does not look at."""
     params = case.params
     options = replace(
         recipe("paper"),
@@ -191,23 +221,54 @@ def test_both_stages_from_pixels_to_pixels(backbone: I2VGenXL, case: Case) -> No
         negative_prompt=params["negative_prompt"],
         size=CLIP.size,
     )
-    seen: dict[tuple[str, int], torch.Tensor] = {}
-
-    def keep(step: object) -> None:
-        if step.latents is not None:
-            seen[step.stage, step.level] = step.latents
-
-    video = Video(GOLDEN.cases["video_A"].frames("frames"), Fraction(8))
+    seen: dict[tuple[str, int | None], torch.Tensor | None] = {}
+    video = Video(GOLDEN.cases["video_A"].frames("frames"), Fraction(24))
     edited = case.frames("edited_first_frame_80x80_u8")
-    out = diffuse(backbone, video, edited, params["prompt"], options, on_step=keep)
-    assert_close(
-        seen["propagate", -99], case.tensors["final_latents"], GOLDEN.tolerance["latents_cfg_gt_1_atol"]
+    with rows_of(backbone) as rows:
+        out = diffuse(
+            backbone,
+            video,
+            edited,
+            params["prompt"],
+            options,
+            on_step=lambda step: seen.update({(step.stage, step.level): step.latents}),
+        )
+    assert rows == [1] * 50 + [3] * 9
+    assert_close(seen["propagate", -99], case.tensors["final_latents"], tolerance(case))
+    if "inversion.latents_at_sampling_timesteps" in case.tensors:
+        inverted = case.tensors["inversion.latents_at_sampling_timesteps"]
+        for level, theirs in zip((901, *case.tensors["timesteps"].tolist()), inverted, strict=True):
+            assert_close(seen["invert", level], theirs, GOLDEN.tolerance["inverted_latents_atol"])
+    theirs = case.frames("frames_u8")
+    assert_levels(out.frames[: len(theirs)], theirs)
+
+
+@contextmanager
+def rows_of(backbone: I2VGenXL) -> Iterator[list[int]]:
+    """How many rows each call of the net has."""
+    rows: list[int] = []
+    handle = backbone.net.register_forward_hook(lambda _net, args, _out: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        handle.remove()
+
+
+def test_the_paper_stretches_frames() -> None:
+    frame = GOLDEN.cases["pnp_15_crop_nonsquare_images"].frames("source_first_frame_u8")
+    ours = Fit(Size.of(frame), CLIP.size, recipe("paper").fit).apply(frame)
+    assert np.array_equal(ours, Image.fromarray(frame).resize((64, 64), Image.Resampling.LANCZOS))
+
+
+def test_the_paper_says() -> None:
+    """Section 5.2, and the step counts of the authors' configuration."""
+    paper = recipe("paper")
+    assert (paper.steps, paper.inversion_steps) == (50, 500)
+    assert paper.negative_prompt == Options().negative_prompt
+    assert paper.negative_prompt == (
+        "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
+        "disconnected limbs, Ugly faces, incomplete arms"
     )
-    inverted = case.tensors.get("inversion.latents_at_sampling_timesteps", ())
-    for level, theirs in zip((901, *case.tensors["timesteps"].tolist()), inverted, strict=False):
-        assert_close(seen["invert", level], theirs, GOLDEN.tolerance["inverted_latents_atol"])
-    if "frames_u8" in case.tensors:
-        assert_levels(out.frames, case.frames("frames_u8"))
 
 
 def test_the_full_size_net_has_the_published_shapes() -> None:
@@ -221,68 +282,68 @@ def test_the_full_size_net_has_the_published_shapes() -> None:
     assert sum(len(bank.modules(tap)) for tap in bank.plan(Options()).taps) == 33
 
 
+def pieces(start: str, end: str = "") -> pytest.MarkDecorator:
+    """The names of component tensors, at least one."""
+    names = [name for name in sorted(COMPONENTS.tensors) if name.startswith(start) and name.endswith(end)]
+    assert names
+    return pytest.mark.parametrize("name", names)
+
+
+def entries(kind: str, tensor: str) -> pytest.MarkDecorator:
+    """The components of a kind whose numbers are held, at least one."""
+    names = {tensor.format(**entry): entry for entry in COMPONENTS.entry["info"][kind]}
+    held = {name: entry for name, entry in names.items() if name in COMPONENTS.tensors}
+    assert held
+    return pytest.mark.parametrize(("name", "entry"), held.items(), ids=held)
+
+
 class TestComponents:
     """Single pieces of the reference."""
 
-    case = GOLDEN.cases["components"]
-
-    def test_grids(self, backbone: I2VGenXL) -> None:
-        for name, theirs in self.case.tensors.items():
-            if name.startswith("sched.timesteps"):
-                *_, kind, steps = f"forward_{name}".split("_")
-                grid = backbone.schedule.grid(int(steps))[:-1]
-                assert (grid[::-1] if kind == "inverse" else grid) == tuple(theirs.tolist())
+    @pieces("sched.timesteps_")
+    def test_grids(self, backbone: I2VGenXL, name: str) -> None:
+        *_, kind, steps = f"forward_{name}".split("_")
+        grid = backbone.schedule.grid(int(steps))[:-1]
+        assert (grid[::-1] if kind == "inverse" else grid) == tuple(COMPONENTS.tensors[name].tolist())
 
     def test_schedule(self, backbone: I2VGenXL) -> None:
-        assert torch.equal(backbone.schedule.alphas_cumprod, self.case.tensors["sched.alphas_cumprod"])
+        assert torch.equal(backbone.schedule.alphas_cumprod, COMPONENTS.tensors["sched.alphas_cumprod"])
 
-    def test_steps(self, backbone: I2VGenXL) -> None:
-        z, out = self.case.tensors["sched.x"], self.case.tensors["sched.v"]
-        for name, theirs in self.case.tensors.items():
-            if name.endswith((".ddim", ".inverse")):
-                _, n, level, kind = name.split(".")
-                t = int(level[1:])
-                s = t - 1000 // int(n[1:])
-                walk = (t, s) if kind == "ddim" else (s, t)
-                assert_close(backbone.schedule.step(out, z, *walk), theirs, 1e-6)
+    @pytest.mark.parametrize("kind", ["ddim", "inverse"])
+    @pieces("sched.n", ".ddim")
+    def test_steps(self, backbone: I2VGenXL, name: str, kind: str) -> None:
+        z, out = COMPONENTS.tensors["sched.x"], COMPONENTS.tensors["sched.v"]
+        _, n, level, _ = name.split(".")
+        t = int(level[1:])
+        s = t - 1000 // int(n[1:])
+        walk = (t, s) if kind == "ddim" else (s, t)
+        theirs = COMPONENTS.tensors[f"sched.{n}.{level}.{kind}"]
+        assert_close(backbone.schedule.step(out, z, *walk), theirs, 1e-6)
 
-    def test_text(self, backbone: I2VGenXL) -> None:
+    @entries("prompts", "prompt{idx}.embeds_clip_skip1")
+    def test_text(self, backbone: I2VGenXL, name: str, entry: dict) -> None:
         frame = GOLDEN.cases["video_A"].frames("frames")[0]
-        for prompt in self.case.entry["info"]["prompts"]:
-            name = f"prompt{prompt['idx']}.embeds_clip_skip1"
-            if name in self.case.tensors:
-                ours = backbone.condition(frame, prompt["text"], CLIP).tensors["encoder_hidden_states"]
-                assert_close(ours, self.case.tensors[name], GOLDEN.tolerance["text_embeds_atol"])
+        ours = backbone.condition(frame, entry["text"], CLIP).tensors["encoder_hidden_states"]
+        assert_close(ours, COMPONENTS.tensors[name], GOLDEN.tolerance["text_embeds_atol"])
 
-    def test_image(self, backbone: I2VGenXL) -> None:
-        for image in self.case.entry["info"]["images"]:
-            name = f"img{image['idx']}"
-            if f"{name}.in" in self.case.tensors:
-                width = image["width_param"]
-                spec = replace(CLIP, size=Size(width, 64))
-                condition = backbone.condition(
-                    self.case.frames(f"{name}.in"), "", spec, negative_prompt="nothing"
-                )
-                theirs = self.case.tensors[f"{name}.image_embeddings_cfg"]
-                assert_close(
-                    condition.tensors["image_embeddings"], theirs, GOLDEN.tolerance["image_embeds_atol"]
-                )
+    @entries("images", "img{idx}.image_embeddings_cfg")
+    def test_image(self, backbone: I2VGenXL, name: str, entry: dict) -> None:
+        frame = COMPONENTS.frames(f"img{entry['idx']}.in")
+        spec = replace(CLIP, size=Size(entry["width_param"], 64))
+        ours = backbone.condition(frame, "", spec, negative_prompt="nothing").tensors["image_embeddings"]
+        assert_close(ours, COMPONENTS.tensors[name], GOLDEN.tolerance["image_embeds_atol"])
 
-    def test_centre_crop(self) -> None:
-        for crop in self.case.entry["info"]["crop"]:
-            name = f"crop{crop['idx']}"
-            if f"{name}.in" in self.case.tensors:
-                ours = centre_crop(self.case.frames(f"{name}.in"), Size(*crop["target_wh"]))
-                assert np.array_equal(ours, self.case.frames(f"{name}.out"))
+    @entries("crop", "crop{idx}.out")
+    def test_centre_crop(self, name: str, entry: dict) -> None:
+        ours = centre_crop(COMPONENTS.frames(f"crop{entry['idx']}.in"), Size(*entry["target_wh"]))
+        assert np.array_equal(ours, COMPONENTS.frames(name))
 
     @pytest.mark.parametrize("frames", [1, 8])
     def test_image_latents(self, backbone: I2VGenXL, frames: int) -> None:
-        name = f"encode.image_latents_F{frames}_seed7"
-        image, spec = self.case.frames("encode.image_u8"), replace(CLIP, frames=frames)
-        if name in self.case.tensors:
-            ours = backbone.condition(image, "", spec, generator=backbone.generator(7))
-            assert_close(ours.tensors["image_latents"], self.case.tensors[name], 2e-5)
+        image, spec = COMPONENTS.frames("encode.image_u8"), replace(CLIP, frames=frames)
+        ours = backbone.condition(image, "", spec, generator=backbone.generator(7)).tensors["image_latents"]
+        assert_close(ours, COMPONENTS.tensors[f"encode.image_latents_F{frames}_seed7"], 2e-5)
 
     def test_decoding(self, backbone: I2VGenXL) -> None:
-        frames = backbone.decode(self.case.tensors["decode.latents"])
-        assert_levels(frames, self.case.frames("decode.frames_u8"))
+        frames = backbone.decode(COMPONENTS.tensors["decode.latents"])
+        assert_levels(frames, COMPONENTS.frames("decode.frames_u8"))

@@ -18,15 +18,15 @@ ROOT = Path(anyv2v.__file__).parent
 FLOORS = [
     {"errors"},
     {"video"},
-    {"options", "sheet"},
-    {"schedule", "features", "flow", "plan"},
+    {"options", "sheet", "sidecar"},
+    {"schedule", "features", "flow", "fitting", "job"},
     {"backbones.protocol"},
     {"backbones.checkpoint"},
     {"backbones.i2vgen_xl"},
     {"backbones"},
     {"edit"},
     {"store", "doctor"},
-    {"jobs"},
+    {"run"},
     {"dry_run"},
     {"cli"},
     {"__main__"},
@@ -101,7 +101,7 @@ def test_the_function_edit_is_not_hidden_by_the_module_edit() -> None:
     assert callable(anyv2v.edit)
 
 
-@pytest.mark.parametrize("statement", ["import anyv2v", "from anyv2v import jobs, cli, dry_run"])
+@pytest.mark.parametrize("statement", ["import anyv2v", "from anyv2v import run, cli, dry_run"])
 def test_torch_is_not_imported_before_it_is_needed(statement: str) -> None:
     code = f"import sys; {statement}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from anyv2v import cli
+from anyv2v.job import InvertJob, read_settings
+from anyv2v.run import run_invert
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "docs/README.md", "CONTRIBUTING.md")}
@@ -34,7 +38,11 @@ def desk(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("words", commands("anyv2v"), ids=" ".join)
-def test_commands(desk: Path, words: list[str], monkeypatch, capsys) -> None:
+def test_commands(desk: Path, words: list[str], tiny: str, monkeypatch, capsys) -> None:
+    if "i2vgen-xl" in words:
+        if "--trajectory" in words:
+            invert(tiny, words[words.index("--trajectory") + 1])
+        words = [*words, *on(tiny)]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -42,6 +50,16 @@ def test_commands(desk: Path, words: list[str], monkeypatch, capsys) -> None:
     assert capsys.readouterr().out
     if "-o" in words:
         assert Path(words[words.index("-o") + 1]).exists() != ("--dry-run" in words)
+
+
+def on(checkpoint: str) -> list[str]:
+    """What a tiny net needs for an answer within seconds."""
+    return ["--model", checkpoint, "--steps", "2", "--inversion-steps", "2"]
+
+
+def invert(checkpoint: str, path: str) -> None:
+    settings = {"clip": "clip.mp4", "output": path, "model": checkpoint, "steps": 2, "inversion_steps": 2}
+    run_invert(read_settings(InvertJob, settings))
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/README.md"])
@@ -54,6 +72,20 @@ def test_plain_lines_are_what_make_does() -> None:
     recipe = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin").replace("\\\n\t\t", "")
     for words in commands(".venv/bin/pip") + commands(".venv/bin/python"):
         assert shlex.join(words).replace("'", '"') in recipe
+
+
+def test_make_demo_runs_in_a_folder_that_git_gives(tmp_path) -> None:
+    """The recipe itself, with the interpreter of this test in place of a new environment."""
+    for name in ("Makefile", "examples/demo/clip.mp4", "examples/demo/edited.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("pyproject.toml", "constraints.txt", "ready"):
+        (tmp_path / name).touch()
+    words = ["make", "demo", f"BIN={Path(sys.executable).parent}", "SETUP=ready"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["out/demo.mp4", "out/demo.png"]
+    assert (tmp_path / "out/demo.png").exists()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

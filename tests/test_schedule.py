@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -52,19 +53,33 @@ def test_a_grid_that_does_not_fit_is_an_error(steps: int) -> None:
         DDIM.from_config(COSINE).grid(steps)
 
 
-@given(t=st.integers(0, 990), s=st.integers(-20, 990), kind=st.sampled_from(["v_prediction", "epsilon"]))
-def test_a_step_with_the_true_noise_lands_on_the_true_latents(t: int, s: int, kind: str) -> None:
+@pytest.mark.parametrize("set_alpha_to_one", [True, False])
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon", "sample"])
+@given(t=st.integers(0, 990), s=st.integers(-20, 990))
+def test_a_step_with_the_true_noise_lands_on_the_true_latents(
+    kind: str, set_alpha_to_one: bool, t: int, s: int
+) -> None:
     """z_t = sqrt(a) x + sqrt(1-a) e with the same x and e at both ends, from first principles."""
-    schedule = DDIM(DDIM.from_config(COSINE).alphas_cumprod.double(), kind, clean_alpha=1.0)
+    schedule = DDIM.from_config(COSINE | {"prediction_type": kind, "set_alpha_to_one": set_alpha_to_one})
+    schedule = replace(schedule, alphas_cumprod=schedule.alphas_cumprod.double())
     data, noise = torch.randn(2, 3, 4, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    clean = torch.ones(()).double() if set_alpha_to_one else schedule.alphas_cumprod[0]
 
-    def at(level: int) -> torch.Tensor:
-        alpha = schedule.alpha(level)
-        return alpha.sqrt() * data + (1 - alpha).sqrt() * noise
+    def mix(level: int, signal: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        alpha = schedule.alphas_cumprod[level] if level >= 0 else clean
+        return alpha.sqrt() * signal + (1 - alpha).sqrt() * noise
 
-    alpha = schedule.alpha(t)
-    out = noise if kind == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * data
-    torch.testing.assert_close(schedule.step(out, at(t), t, s), at(s), atol=1e-6, rtol=0)
+    out = {"v_prediction": mix(t, noise, -data), "epsilon": noise, "sample": data}[kind]
+    landed = schedule.step(out, mix(t, data, noise), t, s)
+    torch.testing.assert_close(landed, mix(s, data, noise), atol=1e-6, rtol=0)
+
+
+@anything
+def test_below_the_lowest_level_is_data_or_the_first_level(config: dict) -> None:
+    schedule = DDIM.from_config(config)
+    first = schedule.alphas_cumprod[0]
+    assert first < 1
+    assert schedule.alpha(-1) == (1 if config.get("set_alpha_to_one", True) else first)
 
 
 @pytest.mark.parametrize("change", [{"beta_schedule": "sigmoid"}, {"timestep_spacing": "trailing"}])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from math import inf, nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +20,7 @@ from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from anyv2v import video
 from anyv2v.errors import ImageError, OptionError, OutputError, UserError, VideoError
@@ -26,7 +30,9 @@ from anyv2v.video import (
     Fit,
     Size,
     Video,
+    check_image_suffix,
     check_output,
+    draft,
     probe,
     read_image,
     write,
@@ -47,6 +53,11 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def numbers(clip: Clip) -> list[int]:
     return [number(frame) for frame in clip]
+
+
+def names(folder: Path) -> list[str]:
+    """All that is there, the hidden too."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def one_line(error: pytest.ExceptionInfo[UserError], path: Path) -> bool:
@@ -169,11 +180,56 @@ def test_start_past_the_end(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"frames": 2, "duration": 1.0}, {"start": -1.0}, {"frames": 0}, {"duration": 0.0}, {"fps": 0}]
+    "options",
+    [
+        {"frames": 2, "duration": 1.0},
+        {"frames": 0},
+        *({"start": value} for value in (-1.0, nan, inf, 1e300)),
+        *({"duration": value} for value in (0.0, -1.0, nan, inf, 1e300)),
+        *({"fps": value} for value in (0, 0.0, Fraction(0), -8, nan, inf, -inf, 0.009, 1001)),
+    ],
 )
 def test_options_out_of_range(options: dict[str, float]) -> None:
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError, match=rf"^{next(iter(options))}\b.*$"):
         Clip("in.mp4", **options)
+
+
+def test_options_at_the_edge_of_their_range() -> None:
+    assert Clip("in.mp4", start=0, frames=1, fps=0.01).rate == Fraction(1, 100)
+    assert Clip("in.mp4", duration=1e-9, fps=1000).rate == 1000
+
+
+SPANS = [
+    {},
+    {"start": 0.3},
+    {"start": 0.3, "duration": 0.5},
+    {"duration": 99.0},
+    {"duration": 0.001},
+    {"start": 0.2, "frames": 7},
+    {"fps": 12.5},
+    {"start": 0.41, "fps": Fraction(10)},
+    {"fps": Fraction(50)},
+    {"start": 0.2, "duration": 0.7, "fps": Fraction(30000, 1001)},
+]
+
+
+@pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(25), Fraction(60)])
+@pytest.mark.parametrize("name", ["in.mp4", "in.mkv", "in.gif", "in.webp", "in"])
+def test_the_number_of_frames_is_known_before(tmp_path: Path, name: str, fps: Fraction) -> None:
+    record = film if name in ("in.mp4", "in.mkv") else write
+    path = record(tmp_path / name, [numbered(k) for k in range(40)], fps)
+    for span in SPANS:
+        clip = Clip(path, **span)
+        assert clip.expected == len(list(clip)), span
+    assert Clip(path, start=99.0).expected == 0
+    assert Clip(path, start=clip.info.duration - 0.2, frames=40).expected < 40
+
+
+def test_a_container_may_not_say_how_long_it_is(tmp_path: Path) -> None:
+    path = film(tmp_path / "in.mkv", [numbered(k) for k in range(9)], container_options={"live": "1"})
+    assert Clip(path).info.frames is Clip(path).info.duration is Clip(path).expected is None
+    assert Clip(path, duration=0.2).expected is None
+    assert Clip(path, frames=3).expected == 3
 
 
 # -- pixels
@@ -278,8 +334,24 @@ def test_image_upright_on_white_in_8_bits(tmp_path: Path) -> None:
 def test_image_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(write_image(tmp_path / "a.png", numbered(7))), numbered(7))
     assert psnr(read_image(write_image(tmp_path / "a.jpg", smooth(1, 32, 32))), smooth(1, 32, 32)) > 35
-    with pytest.raises(OutputError, match="unknown suffix"):
-        write_image(tmp_path / "a.mp4", numbered(7))
+
+
+def test_images_are_replaced_unless_forbidden(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png", numbered(7))
+    np.testing.assert_array_equal(read_image(write_image(path, numbered(8))), numbered(8))
+    with pytest.raises(OutputError, match=r"a\.png: exists already; --overwrite"):
+        write_image(path, numbered(9), overwrite=False)
+    assert number(read_image(path)) == 8
+    assert names(tmp_path) == ["a.png"]
+
+
+def test_suffixes_of_images() -> None:
+    assert check_image_suffix("a.PNG") == Path("a.PNG")
+    for name in ("a.mp4", "a.foo", "png"):
+        for refuse in (check_image_suffix, lambda name: write_image(name, numbered(7))):
+            with pytest.raises(OutputError, match=r"unknown suffix; use one of \.bmp") as error:
+                refuse(name)
+            assert one_line(error, Path(name))
 
 
 def test_images_that_cannot_be_read(tmp_path: Path) -> None:
@@ -425,6 +497,15 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
         check_output(tmp_path / "mixed", overwrite=True)
 
 
+def test_outputs_have_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "", "..", "/"):
+        for refuse in (check_output, lambda path: write(path, [numbered(0)], FPS, overwrite=True)):
+            with pytest.raises(OutputError, match="is no name for an output"):
+                refuse(path)
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif", "out.webp", "out"])
 def test_overwrite(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, map(numbered, range(3)), FPS)
@@ -457,6 +538,150 @@ def test_a_place_that_vanishes(tmp_path: Path) -> None:
         write(tmp_path / "disk" / "out.mp4", frames(), FPS)
 
 
+# -- drafts
+
+
+def make(path: Path, content: str) -> None:
+    """A file, or without a suffix a folder with one frame, that holds this."""
+    if not path.suffix:
+        path.mkdir()
+        path /= "00000.png"
+    path.write_text(content)
+
+
+def held(path: Path) -> str:
+    return (path if path.suffix else path / "00000.png").read_text()
+
+
+kinds = pytest.mark.parametrize("name", ["out.json", "out"])
+
+
+@kinds
+def test_a_draft_is_published_whole(tmp_path: Path, name: str) -> None:
+    for content, overwrite in (("first", False), ("second", True)):
+        with draft(tmp_path / name, overwrite=overwrite) as temporary:
+            make(temporary, content)
+            assert temporary.parent == tmp_path
+            assert temporary.name.startswith(".")
+            assert content == "second" or not (tmp_path / name).exists()
+        assert held(tmp_path / name) == content
+        assert names(tmp_path) == [name]
+
+
+@kinds
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
+def test_a_failed_draft_leaves_no_trace(tmp_path: Path, name: str, failure: type[BaseException]) -> None:
+    make(tmp_path / name, "old")
+    with pytest.raises(failure), draft(tmp_path / name, overwrite=True) as temporary:
+        make(temporary, "new")
+        raise failure
+    assert names(tmp_path) == [name]
+    assert held(tmp_path / name) == "old"
+
+
+@kinds
+@pytest.mark.parametrize("checked", [True, False])
+def test_what_came_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, checked: bool
+) -> None:
+    """Even if it came just after the check."""
+    if not checked:
+        monkeypatch.setattr(video, "_check_replaceable", lambda *_: None)
+    message = "exists already" if checked else "cannot be written"
+    with (
+        pytest.raises(OutputError, match=f"{name}: {message}"),
+        draft(tmp_path / name, overwrite=False) as temporary,
+    ):
+        make(temporary, "mine")
+        make(tmp_path / name, "theirs")
+    assert names(tmp_path) == [name]
+    assert held(tmp_path / name) == "theirs"
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out", map(numbered, range(2)), FPS)
+    assert numbers(Clip(tmp_path / "out")) == [0, 1]
+
+
+def test_a_folder_that_came_to_hold_more_than_frames_stays(tmp_path: Path) -> None:
+    def frames() -> Iterator[np.ndarray]:
+        yield numbered(1)
+        (tmp_path / "out" / "thesis.txt").touch()
+
+    write(tmp_path / "out", [numbered(0)], FPS)
+    with pytest.raises(OutputError, match="other files than frames"):
+        write(tmp_path / "out", frames(), FPS, overwrite=True)
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["00000.png", "thesis.txt"]
+
+
+@kinds
+def test_a_file_is_no_folder(tmp_path: Path, name: str) -> None:
+    other = tmp_path / name
+    with pytest.raises(OutputError, match="use another name"), draft(other, overwrite=True) as temporary:
+        make(temporary, "mine")
+        (Path.mkdir if other.suffix else Path.touch)(other)
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("step", ["aside", "into place"])
+def test_an_interruption_between_two_folders_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, late: bool
+) -> None:
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if (self.name == "out") != (step == "aside"):
+            return rename(self, target)
+        monkeypatch.setattr(Path, "rename", rename)
+        if late:
+            rename(self, target)
+        raise KeyboardInterrupt
+
+    make(tmp_path / "out", "old")
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), draft(tmp_path / "out", overwrite=True) as temporary:
+        make(temporary, "new")
+    assert names(tmp_path) == ["out"]
+    assert held(tmp_path / "out") == ("new" if late and step == "into place" else "old")
+
+
+def test_disks_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Path, target: Path) -> None:
+        if target.name == "taken.json":
+            target.write_text("theirs")
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    with draft(tmp_path / "out.json", overwrite=False) as temporary:
+        temporary.write_text("mine")
+    with (
+        pytest.raises(OutputError, match="cannot be written"),
+        draft(tmp_path / "taken.json", overwrite=False) as temporary,
+    ):
+        temporary.write_text("mine")
+    assert names(tmp_path) == ["out.json", "taken.json"]
+    assert [held(tmp_path / name) for name in names(tmp_path)] == ["mine", "theirs"]
+
+
+def test_a_link_to_nowhere_is_something(tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="exists already"):
+        check_output(tmp_path / "out.mp4")
+    write(tmp_path / "out.mp4", [numbered(3)], FPS, overwrite=True)
+    assert names(tmp_path) == ["out.mp4"]
+
+
+@pytest.mark.parametrize("parent", ["missing", "file"])
+def test_drafts_in_no_folder(tmp_path: Path, parent: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"a\.png: cannot be written") as error:
+        write_image(tmp_path / parent / "a.png", numbered(0))
+    assert one_line(error, tmp_path / parent / "a.png")
+
+
 def test_a_clip_can_replace_itself(tmp_path: Path) -> None:
     path = write(tmp_path / "out.mp4", map(numbered, range(6)), FPS)
     write(path, Clip(path, start=0.08), FPS, overwrite=True)
@@ -473,6 +698,21 @@ def test_reading_stops_with_the_last_frame_asked_for(counted: Path, monkeypatch:
     clip = Clip(counted, start=2.0, frames=3)
     assert numbers(clip) == [50, 51, 52]
     assert len(converted) == 3
+
+
+def test_animations_are_decoded_for_their_times_and_for_their_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[object] = []
+    load_end = GifImageFile.load_end
+    monkeypatch.setattr(GifImageFile, "load_end", lambda image: decoded.append(image) or load_end(image))
+    clip = Clip(write(tmp_path / "in.gif", map(numbered, range(9)), FPS))
+    assert clip.info is clip.info
+    assert clip.size == Size(64, 48)
+    assert clip.expected == 9
+    assert len(decoded) == 9 + 1  # the first once more, for its size
+    assert numbers(clip) == list(range(9))
+    assert len(decoded) == 9 + 9
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.exceptions import TyperException
 
 from anyv2v.errors import AnyV2VError, OptionError
 
@@ -32,6 +34,7 @@ screen = Console(stderr=True, highlight=False)
 CLIP = "Clip"
 EDIT = "Edit"
 METHOD = "Method (the paper's settings unless told otherwise)"
+DETAIL = "Details of the method: see docs/parity.md"
 MACHINE = "Machine"
 TALK = "Output to the terminal"
 
@@ -61,6 +64,13 @@ TauTemporal = Annotated[float | None, _option(METHOD, "Share of steps that injec
 Skip = Annotated[int | None, _option(METHOD, "Steps left out at the noisy end.")]
 NoiseShare = Annotated[float | None, _option(METHOD, "Share of random noise mixed into the start, 0 to 1.")]
 Seed = Annotated[int | None, _option(METHOD, "Seeds everything random.")]
+LayersConv = Annotated[str | None, _option(DETAIL, "Decoder layers, as 4 or 4,7 or 4-11.")]
+LayersSpatial = Annotated[str | None, _option(DETAIL, "Decoder layers, as 4-11.")]
+LayersTemporal = Annotated[str | None, _option(DETAIL, "Decoder layers, as 4-11.")]
+Thresholds = Annotated[str | None, _option(DETAIL, "round or floor: how a share becomes a number of steps.")]
+Vae = Annotated[str | None, _option(DETAIL, "mode or sample: what is taken of the VAE's posterior.")]
+SourceBranch = Annotated[str | None, _option(DETAIL, "injecting or always: when the source is denoised.")]
+FrameRate = Annotated[str | None, _option(DETAIL, "resample or keep: how frames meet the backbone's rate.")]
 Start = Annotated[float | None, _option(CLIP, "Seconds to leave out at the beginning.")]
 Frames = Annotated[int | None, _option(CLIP, "Number of frames.")]
 Duration = Annotated[float | None, _option(CLIP, "Seconds, instead of --frames.")]
@@ -69,10 +79,10 @@ SizeOption = Annotated[str | None, _option(CLIP, "Size that the backbone works a
 FitOption = Annotated[
     str | None, _option(CLIP, "crop, letterbox or stretch: how frames are laid into that size.", "--fit")
 ]
-Restore = Annotated[bool | None, _option(CLIP, "Put the result back at the source's size.", "--restore")]
+Restore = Annotated[bool | None, _option(CLIP, "Put the result back at the source's size.")]
 Device = Annotated[str | None, _option(MACHINE, "cuda, cuda:1, mps or cpu. Default: the best there is.")]
 Dtype = Annotated[str | None, _option(MACHINE, "float32, float16 or bfloat16. Default: by the device.")]
-Overwrite = Annotated[bool | None, _option(EDIT, "Replace outputs that are there already.", "--overwrite")]
+Overwrite = Annotated[bool | None, _option(EDIT, "Replace outputs that are there already.")]
 Quiet = Annotated[bool, _option(TALK, "Say nothing but errors.", "--quiet", "-q")]
 Verbose = Annotated[bool, _option(TALK, "Say more, and show tracebacks.", "--verbose", "-v")]
 Json = Annotated[bool, _option(TALK, "Print one JSON object.", "--json")]
@@ -114,6 +124,13 @@ def edit(
     skip: Skip = None,
     noise_share: NoiseShare = None,
     seed: Seed = None,
+    layers_conv: LayersConv = None,
+    layers_spatial: LayersSpatial = None,
+    layers_temporal: LayersTemporal = None,
+    thresholds: Thresholds = None,
+    vae: Vae = None,
+    source_branch: SourceBranch = None,
+    frame_rate: FrameRate = None,
     device: Device = None,
     dtype: Dtype = None,
     job: JobFile = None,
@@ -124,17 +141,19 @@ def edit(
 ) -> None:
     """Carry the edit of a clip's first frame through the clip."""
     settings = _settings(locals())
-    from anyv2v.jobs import EditJob, read_settings, run_edit
+    from anyv2v.job import EditJob, read_settings
 
     task = read_settings(EditJob, settings)
     if dry_run:
-        from anyv2v.dry_run import dry_run as plan
+        from anyv2v.dry_run import dry_run as foresee
 
-        _show_plan(asdict(plan(task)), as_json)
+        _show(asdict(foresee(task)), as_json)
         return
+    from anyv2v.run import run_edit
+
     with _progress(quiet or as_json) as on_step:
         outcome = run_edit(task, on_step)
-    _show_outcome(asdict(outcome), quiet, as_json)
+    _show_outcome(asdict(outcome), quiet, verbose, as_json)
 
 
 @app.command()
@@ -155,6 +174,8 @@ def invert(
     inversion_steps: InversionSteps = None,
     inversion_prompt: InversionPrompt = None,
     seed: Seed = None,
+    vae: Vae = None,
+    frame_rate: FrameRate = None,
     device: Device = None,
     dtype: Dtype = None,
     job: JobFile = None,
@@ -164,11 +185,12 @@ def invert(
 ) -> None:
     """Keep a clip's inversion, so that later edits of it skip that work: `anyv2v edit --trajectory`."""
     settings = _settings(locals())
-    from anyv2v.jobs import InvertJob, read_settings, run_invert
+    from anyv2v.job import InvertJob, read_settings
+    from anyv2v.run import run_invert
 
     with _progress(quiet or as_json) as on_step:
         outcome = run_invert(read_settings(InvertJob, settings), on_step)
-    _show_outcome(asdict(outcome), quiet, as_json)
+    _show_outcome(asdict(outcome), quiet, verbose, as_json)
 
 
 @app.command()
@@ -212,20 +234,33 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line: exit code 2 for the user's mistakes, 1 for ours, each in one line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
+        code = app(standalone_mode=False)
     except AnyV2VError as error:
-        _fail(error, error.exit_code, f"{error}")
+        _fail(error, error.exit_code, str(error))
+    except TyperException as error:
+        _fail(error, 2, error.format_message())
+    except KeyboardInterrupt as error:
+        _fail(error, INTERRUPTED, "interrupted; nothing was written")
     except Exception as error:  # the last line of defence: a person gets a line, not a traceback
         _fail(error, 1, f"{type(error).__name__}: {error} (a fault of ours; --verbose shows where)")
+    if code == INTERRUPTED:  # typer turns an interrupt into a silent exit
+        _fail(KeyboardInterrupt(), code, "interrupted; nothing was written")
+    sys.exit(code)
 
 
-def _fail(error: Exception, code: int, message: str) -> None:
+INTERRUPTED = 130
+
+
+def _fail(error: BaseException, code: int, message: str) -> None:
+    # The error may lie in the options themselves, so these two are looked for by hand.
     if "--verbose" in sys.argv or "-v" in sys.argv:
         traceback.print_exception(error)
     if "--json" in sys.argv:
         _print_json({"error": message, "kind": type(error).__name__})
-    print(f"anyv2v: {message}", file=sys.stderr)
+    if message:  # there is none where help was shown
+        print("anyv2v: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
 
 
@@ -239,16 +274,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, name in {"clip": "CLIP", "first_frame": "--first-frame", "output": "--output"}.items():
         if key in given and key not in settings:
             raise OptionError(f"{name} is missing")
-    if "fps" in settings:
-        settings["fps"] = _rate(settings["fps"])
     return settings
-
-
-def _rate(text: str | float) -> Fraction:
-    try:
-        return Fraction(str(text))
-    except (ValueError, ZeroDivisionError):
-        raise OptionError(f"fps is {text!r}; it must be a number such as 8, 23.976 or 30000/1001") from None
 
 
 def _read_job(path: Path) -> dict[str, Any]:
@@ -282,25 +308,22 @@ def _progress(silent: bool) -> Iterator[OnStep]:
         yield on_step
 
 
-def _show_outcome(outcome: dict[str, Any], quiet: bool, as_json: bool) -> None:
+def _show_outcome(outcome: dict[str, Any], quiet: bool, verbose: bool, as_json: bool) -> None:
     if as_json:
         _print_json(outcome)
     if as_json or quiet:
         return
     for notice in outcome["notices"]:
         screen.print(f"note: {notice}", soft_wrap=True)
+    if verbose:
+        for stage, seconds in outcome["seconds"].items():
+            screen.print(f"{stage}: {seconds:.1f} s")
     for path in filter(None, (outcome["output"], outcome["sheet"])):
         print(path)
 
 
-def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
-    if not as_json:
-        plan["memory"] = {name: f"{size / 1e9:.2f} GB" for name, size in plan["memory"].items()}
-    _show(plan, as_json)
-
-
 def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, default=str))
+    print(json.dumps(content, indent=2, default=lambda x: float(x) if isinstance(x, Fraction) else str(x)))
 
 
 def _show(facts: Mapping[str, Any], as_json: bool) -> None:
@@ -309,6 +332,15 @@ def _show(facts: Mapping[str, Any], as_json: bool) -> None:
         _print_json(facts)
         return
     for name, value in facts.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{key} {item}" for key, item in value.items())
-        print(f"{name.replace('_', ' '):<14} {'-' if value in (None, '') else value}")
+        print(f"{name.removesuffix('_bytes').replace('_', ' '):<22} {_readable(name, value)}")
+
+
+def _readable(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        unit = "_bytes" if name == "memory" else ""
+        return ", ".join(f"{key} {_readable(unit, item)}" for key, item in value.items()) or "-"
+    if isinstance(value, list):
+        return "; ".join(value) or "-"
+    if name.endswith("_bytes"):
+        return f"{value / 1e9:.2f} GB"
+    return "-" if value is None else str(value)

@@ -3,50 +3,29 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from anyv2v.backbones import at_hand, list_backbones
+from anyv2v.sidecar import library_versions
 
 __all__ = ["examine"]
 
-LIBRARIES = (
-    "anyv2v",
-    "torch",
-    "diffusers",
-    "transformers",
-    "numpy",
-    "av",
-    "pillow",
-    "opencv-python-headless",
-)
-
 
 def examine() -> dict[str, Any]:
-    """Facts by name: device, memory, versions, weights, and ``problems``, a sentence each."""
+    """Facts by name: versions, device, memory and disk in bytes, weights, ``problems`` in a sentence each."""
     import torch
 
+    known = list_backbones()
     return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in (*LIBRARIES, "torchvision")},
+        **library_versions("torchvision"),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cores": os.cpu_count(),
-        "memory": f"{_memory() / 1e9:.1f} GB",
-        "free disk": f"{shutil.disk_usage('.').free / 1e9:.1f} GB",
-        "weights": {
-            entry.name: "at hand" if at_hand(entry) else "missing" for entry in list_backbones().values()
-        },
-        "problems": _problems() or "none found",
+        "memory_bytes": _memory(),
+        "free_disk_bytes": shutil.disk_usage(".").free,
+        "weights": {name: "at hand" if at_hand(entry) else "missing" for name, entry in known.items()},
+        "problems": _problems(),
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _memory() -> int:
@@ -59,13 +38,13 @@ def _memory() -> int:
 
 
 def _problems() -> list[str]:
-    found = []
-    if _version("torchvision") != "not installed":
-        try:
-            import torchvision  # noqa: F401
-        except Exception as error:  # whatever a torchvision of another build raises
-            found.append(
-                f"torchvision does not fit this torch ({str(error).splitlines()[0]}) and breaks "
-                "transformers; uninstall it, anyv2v does not need it"
-            )
-    return found
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        return []
+    except Exception as error:  # whatever a torchvision of another build raises
+        what = str(error).splitlines()[0]
+        return [
+            f"torchvision does not fit this torch ({what}) and breaks transformers; anyv2v does not need it"
+        ]
+    return []

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anyv2v.backbones import Choice, choose, load_choice
-from anyv2v.jobs import EditJob, source_span
-from anyv2v.plan import check_levels, check_size, cost
+from anyv2v.backbones import Choice, load_choice
+from anyv2v.fitting import check_levels, clip_spec
+from anyv2v.job import EditJob
+from anyv2v.run import check, span_for
+from anyv2v.video import Video, read_image
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
+    from anyv2v.features import FeatureBank
     from anyv2v.options import Options
 
-__all__ = ["Plan", "dry_run"]
+__all__ = ["Cost", "Plan", "cost", "dry_run"]
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,21 @@ def dry_run(job: EditJob) -> Plan:
     Raises:
         UserError: The job could not run.
     """
-    choice = choose(job.backbone, job.model)
+    choice = check(job)
+    read_image(job.first_frame)
     if choice.checkpoint is not None:
         return _plan_diffusion(job, choice)
-    clip = source_span(job)
-    size = str(clip.size)
-    return Plan(choice.entry.name, None, choice.reason, size, size, size, _length(job), float(clip.rate))
+    clip, size = job.span, str(job.span.size)
+    return Plan(choice.entry.name, None, choice.reason, size, size, size, clip.expected, float(clip.rate))
 
 
 def _plan_diffusion(job: EditJob, choice: Choice) -> Plan:
-    backbone = cast("Backbone", load_choice(choice, device="meta", dtype=_dtype(job)))
-    clip, options = source_span(job, backbone.spec), job.options
-    frames = min(_length(job, backbone.spec) or backbone.spec.frames, job.frames or backbone.spec.frames)
-    size = options.size or backbone.spec.size
-    spec = replace(backbone.spec, size=size, frames=frames, fps=clip.rate)
-    check_size(backbone, size)
+    backbone: Any = load_choice(choice, device="meta", dtype=_dtype(job))
+    clip, options = span_for(job, backbone.spec), job.options
+    limit = None if job.frames or job.duration else backbone.spec.frames
+    blank = np.zeros((1, clip.size.height, clip.size.width, 3), np.uint8)
+    spec = clip_spec(backbone, Video(blank, clip.rate), options)
+    spec = replace(spec, frames=min(filter(None, (clip.expected, limit)), default=backbone.spec.frames))
     check_levels(backbone.schedule, options)
     work = cost(backbone.bank, options, inverted=job.trajectory is not None)
     injection = backbone.bank.plan(options)
@@ -84,10 +87,10 @@ def _plan_diffusion(job: EditJob, choice: Choice) -> Plan:
         checkpoint=str(choice.checkpoint),
         reason=choice.reason,
         source=str(clip.size),
-        size=str(size),
-        output=str(clip.size if options.restore else size),
-        frames=frames,
-        fps=float(clip.rate),
+        size=str(spec.size),
+        output=str(clip.size if options.restore else spec.size),
+        frames=spec.frames,
+        fps=float(spec.fps),
         steps={
             "invert": 0 if job.trajectory else options.inversion_steps,
             "sample": options.steps - options.skip,
@@ -99,13 +102,24 @@ def _plan_diffusion(job: EditJob, choice: Choice) -> Plan:
     )
 
 
-def _length(job: EditJob, spec: VideoSpec | None = None) -> int | None:
-    """The number of frames in the job's span, as far as the container says."""
-    clip = source_span(job, spec)
-    if job.frames or clip.info.duration is None:
-        return job.frames
-    seconds = clip.info.duration - job.start
-    return round(min(seconds, job.duration or seconds) * clip.rate)
+@dataclass(frozen=True)
+class Cost:
+    """What a run asks of the net: calls, and rows of the batch summed over all calls."""
+
+    calls: int
+    rows: int
+
+
+def cost(bank: FeatureBank, options: Options, *, inverted: bool = False) -> Cost:
+    """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
+    inversion = 0 if inverted else options.inversion_steps
+    sampling = options.steps - options.skip
+    branches = 2 if options.guidance > 1 else 1
+    if options.source_branch == "always":
+        return Cost(inversion + sampling, inversion + sampling * (1 + branches))
+    plan = bank.plan(options)
+    recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
+    return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
 
 
 def _dtype(job: EditJob) -> str:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anyv2v.backbones import load_backbone
+from anyv2v.backbones import Carrier, load_backbone
 from anyv2v.errors import OptionError, VideoError
-from anyv2v.flow import Flow
+from anyv2v.fitting import check_levels, clip_spec, fit_frame, fit_frames
 from anyv2v.options import Options
-from anyv2v.plan import check_levels, clip_spec, fit_frame, fit_frames
 from anyv2v.video import Fit, Frame, Video
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from anyv2v.backbones.protocol import Backbone, Condition
 
-__all__ = ["OnStep", "Step", "Trajectory", "diffuse", "edit", "invert", "invert_video", "propagate"]
+__all__ = ["OnStep", "Step", "Trajectory", "diffuse", "edit", "ignore", "invert", "invert_video", "propagate"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Step:
     """Where a run stands.
 
     Attributes:
-        stage: ``encode``, ``invert``, ``propagate`` or ``decode``.
+        stage: ``load``, ``encode``, ``invert``, ``propagate`` or ``decode``.
         done: Steps of the stage that are finished.
         total: Steps that the stage has.
         level: The noise level just reached; negative is clean.
@@ -49,7 +48,7 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
-def _ignore(_step: Step) -> None:
+def ignore(_step: Step) -> None:
     """For who does not listen."""
 
 
@@ -70,7 +69,10 @@ class Trajectory:
             OptionError: The inversion did not pass this level.
         """
         if level not in self.latents:
-            raise OptionError(f"the inversion holds no latents at noise level {level}, which sampling visits")
+            raise OptionError(
+                f"the inversion holds no latents at noise level {level}, which sampling visits; "
+                "invert the clip with the same number of sampling steps"
+            )
         return self.latents[level]
 
     def on(self, grid: Sequence[int]) -> Trajectory:
@@ -84,7 +86,7 @@ def invert(
     condition: Condition,
     options: Options = Options(),
     *,
-    on_step: OnStep = _ignore,
+    on_step: OnStep = ignore,
 ) -> Trajectory:
     """DDIM inversion of the source: no text, but its first frame (section 4.2, equation 3).
 
@@ -115,7 +117,7 @@ def propagate(
     options: Options = Options(),
     *,
     noise: Tensor | None = None,
-    on_step: OnStep = _ignore,
+    on_step: OnStep = ignore,
 ) -> Tensor:
     """Denoise the edit from the source's noise, with the source's features (equation 4).
 
@@ -180,9 +182,9 @@ def edit(
     first_frame: Frame,
     prompt: str = "",
     *,
-    backbone: str | Backbone | Flow = "auto",
+    backbone: str | Backbone | Carrier = "auto",
     options: Options = Options(),
-    on_step: OnStep = _ignore,
+    on_step: OnStep = ignore,
 ) -> Video:
     """Carry the edit of a clip's first frame through the clip.
 
@@ -196,8 +198,9 @@ def edit(
         on_step: Called as the work goes on.
 
     Returns:
-        The edited clip, with the source's frame rate and audio: at the source's size by optical flow and with
-        ``options.restore``, else at ``options.size`` or the backbone's own.
+        The edited clip with the source's frame rate and audio, unless the options keep frames at another
+        rate; at the source's size by optical flow and with ``options.restore``, else at ``options.size`` or
+        the backbone's own.
 
     Raises:
         UserError: Anything that the caller can mend; the message says how.
@@ -205,14 +208,14 @@ def edit(
     if len(video) < 2:
         raise VideoError("the clip has one frame; there is nothing to carry an edit to")
     model = load_backbone(backbone) if isinstance(backbone, str) else backbone
-    if isinstance(model, Flow):
+    if isinstance(model, Carrier):
         return _carry(model, video, fit_frame(first_frame, video.size, options), on_step)
     return diffuse(model, video, first_frame, prompt, options, on_step=on_step)
 
 
-def _carry(flow: Flow, video: Video, first_frame: Frame, on_step: OnStep) -> Video:
+def _carry(carrier: Carrier, video: Video, first_frame: Frame, on_step: OnStep) -> Video:
     frames = np.empty_like(video.frames)
-    for k, frame in enumerate(flow.carry(video.frames, first_frame)):
+    for k, frame in enumerate(carrier.carry(video.frames, first_frame)):
         frames[k] = frame
         on_step(Step("propagate", k + 1, len(video)))
     return replace(video, frames=frames)
@@ -226,28 +229,28 @@ def diffuse(
     options: Options = Options(),
     *,
     trajectory: Trajectory | None = None,
-    on_step: OnStep = _ignore,
+    on_step: OnStep = ignore,
 ) -> Video:
     """``edit`` by a diffusion backbone, from the clip's inversion by ``invert_video`` if that is at hand."""
     spec = clip_spec(backbone, video, options)
-    source = fit_frames(video.frames, spec.size, options)
-    edited = fit_frame(first_frame, spec.size, options)
+    first, edited = (fit_frame(frame, spec.size, options) for frame in (video.frames[0], first_frame))
     if trajectory is None:
         trajectory = invert_video(backbone, video, options, on_step=on_step)
     draw = _draws(backbone, options)
     negative = options.negative_prompt if options.guidance > 1 else None
     edit_condition = backbone.condition(edited, prompt, spec, negative_prompt=negative, generator=draw)
-    source_condition = backbone.condition(source[0], options.inversion_prompt, spec, generator=draw)
+    source_condition = backbone.condition(first, options.inversion_prompt, spec, generator=draw)
     z0 = propagate(backbone, trajectory, source_condition, edit_condition, options, on_step=on_step)
     frames = backbone.decode(z0, on_frame=lambda done: on_step(Step("decode", done, spec.frames)))
     if options.restore:
         fit = Fit(video.size, spec.size, options.fit)
         frames = np.stack([fit.undo(new, old) for new, old in zip(frames, video.frames, strict=True)])
-    return replace(video, frames=frames)
+    # Frames that keep another rate than their own run faster or slower than their sound.
+    return Video(frames, spec.fps, video.audio if spec.fps == video.fps else None)
 
 
 def invert_video(
-    backbone: Backbone, video: Video, options: Options = Options(), *, on_step: OnStep = _ignore
+    backbone: Backbone, video: Video, options: Options = Options(), *, on_step: OnStep = ignore
 ) -> Trajectory:
     """Encode a clip and invert it: the part of an edit that the edited frame has no say in.
 

@@ -106,17 +106,16 @@ class FeatureBank:
 
     @contextmanager
     def recording(self, taps: Sequence[Tap]) -> Iterator[None]:
-        """Keep the features of a batch that holds the source alone; replaces what was kept before."""
-        for probe in self._all():
-            probe.feature = None
+        """Keep the features of a batch that holds the source alone."""
         with self._mode("record", taps):
             yield
 
     @contextmanager
     def injecting(self, taps: Sequence[Tap]) -> Iterator[None]:
-        """Replace the features of every branch of a batch by the recorded ones."""
+        """Replace the features of every branch of a batch by the recorded ones, and let go of these."""
         with self._mode("inject", taps):
             yield
+        self.clear()
 
     @contextmanager
     def pairing(self, taps: Sequence[Tap], groups: int) -> Iterator[None]:
@@ -126,6 +125,11 @@ class FeatureBank:
                 probe.groups = groups
         with self._mode("pair", taps):
             yield
+
+    def clear(self) -> None:
+        """Forget what was recorded: of a full-size net it is a gigabyte."""
+        for probe in self._all():
+            probe.feature = None
 
     def features(self) -> dict[str, Tensor]:
         """The recorded features by module name, each ``[anything, ...]`` for a batch of one."""

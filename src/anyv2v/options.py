@@ -26,7 +26,7 @@ class Options:
     Attributes:
         steps: Sampling steps, T in the paper.
         inversion_steps: DDIM inversion steps. Every timestep that sampling visits must be among theirs.
-        guidance: Classifier-free guidance scale, at least 1; 1 turns it off.
+        guidance: Classifier-free guidance scale, 1 to 1000; 1 turns it off.
         negative_prompt: The text of the negative branch.
         inversion_prompt: The text of the source in inversion and in its denoising; empty in the paper.
         tau_conv: Share of the steps, 0 to 1, that inject the convolution feature.
@@ -79,16 +79,16 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("tau_conv", "tau_spatial", "tau_temporal", "noise_share"):
             _check(name, getattr(self, name), 0.0, 1.0)
-        _check("guidance", self.guidance, 1.0)
-        _check("steps", self.steps, 1)
-        _check("inversion_steps", self.inversion_steps, 1)
+        _check("guidance", self.guidance, 1.0, 1000.0)
+        _check("steps", self.steps, 1, 1000)
+        _check("inversion_steps", self.inversion_steps, 1, 1000)
         _check("skip", self.skip, 0, self.steps - 1)
+        _check("seed", self.seed, 0, 2**63 - 1)
 
 
-def _check(name: str, value: float, low: float, high: float | None = None) -> None:
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
-        raise OptionError(f"{name.replace('_', ' ')} is {value:g}; it must be {bounds}")
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # not a number is outside of everything
+        raise OptionError(f"{name.replace('_', ' ')} is {value:g}; it must be {low:g} to {high:g}")
 
 
 RECIPES: Mapping[str, Options] = MappingProxyType(
@@ -113,6 +113,6 @@ def recipe(name: str) -> Options:
     Raises:
         OptionError: There is no such recipe.
     """
-    if name not in RECIPES:
+    if str(name) not in RECIPES:
         raise OptionError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name]

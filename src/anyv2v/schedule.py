@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -61,8 +61,9 @@ class DDIM:
         Raises:
             CheckpointError: The configuration asks for something that is not implemented here.
         """
-        if config.get("timestep_spacing", "leading") != "leading":
-            raise CheckpointError(f"timestep spacing {config['timestep_spacing']!r} is not supported")
+        for name, only in _ONLY.items():
+            if config.get(name, only[0]) not in only:
+                raise CheckpointError(f"a schedule with {name} {config[name]!r} is not supported")
         betas = _betas(config)
         if config.get("rescale_betas_zero_snr", False):
             betas = _rescale_to_zero_snr(betas)
@@ -120,6 +121,16 @@ class DDIM:
     def inverse_at(self, t: int, s: int) -> int:
         """The noisier end of the interval, as the reference implementation asks."""
         return max(t, s)
+
+
+# What is implemented of what a configuration may ask for; the first is taken where it says nothing.
+_ONLY: Mapping[str, tuple[Any, ...]] = {
+    "prediction_type": get_args(Prediction),
+    "timestep_spacing": ("leading",),
+    "clip_sample": (False,),
+    "thresholding": (False,),
+    "trained_betas": (None,),
+}
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:

@@ -22,6 +22,7 @@ from io import BytesIO
 from itertools import accumulate, chain, count, islice, pairwise
 from math import ceil
 from os import W_OK, access
+from os.path import lexists
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -43,7 +44,9 @@ __all__ = [
     "Size",
     "Video",
     "VideoInfo",
+    "check_image_suffix",
     "check_output",
+    "draft",
     "probe",
     "read_image",
     "write",
@@ -153,16 +156,18 @@ class Clip:
     def __post_init__(self) -> None:
         if self.frames is not None and self.duration is not None:
             raise OptionError("frames and duration contradict each other: give one of them")
-        if self.start < 0:
-            raise OptionError(f"start {self.start}: no frame comes before 0 s")
-        for name in ("frames", "duration", "fps"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise OptionError(f"{name} {value}: must be more than 0")
+        if not 0 <= self.start <= _LONGEST:  # nor is NaN
+            raise OptionError(f"start {self.start}: must lie between 0 and {_LONGEST} s")
+        if self.frames is not None and self.frames < 1:
+            raise OptionError(f"frames {self.frames}: must be 1 or more")
+        if self.duration is not None and not 0 < self.duration <= _LONGEST:
+            raise OptionError(f"duration {self.duration}: must be more than 0 s and at most {_LONGEST} s")
+        if self.fps is not None and not _SLOWEST <= self.fps <= _FASTEST:
+            raise OptionError(f"fps {self.fps}: must lie between {_SLOWEST} and {_FASTEST}")
 
     @cached_property
     def _source(self) -> _Film | _Slides:
-        return _source(Path(self.path), _ratio(self.fps) if self.fps else None)
+        return _source(Path(self.path), None if self.fps is None else _ratio(self.fps))
 
     @property
     def info(self) -> VideoInfo:
@@ -172,7 +177,7 @@ class Clip:
     @property
     def rate(self) -> Fraction:
         """Frames per second of what is read."""
-        return _ratio(self.fps) if self.fps else self.info.fps
+        return self.info.fps if self.fps is None else _ratio(self.fps)
 
     @property
     def size(self) -> Size:
@@ -182,6 +187,17 @@ class Clip:
     def audio(self) -> AudioTrack | None:
         """The sound from ``start`` on, as long as the frames it is written with; None if there is none."""
         return AudioTrack(self.path, self.start) if self.info.audio else None
+
+    @property
+    def expected(self) -> int | None:
+        """How many frames iterating will give, by what the container says; None if it says nothing.
+
+        Exact for images and animations. Iterating raises VideoError if it is 0, or less than ``frames``.
+        """
+        if self._source.end is None:
+            return self.frames
+        there = max(0, ceil((self._source.end - Fraction(self.start)) * self.rate))
+        return there if self._limit is None else min(there, self._limit)
 
     def __iter__(self) -> Iterator[Frame]:
         start, read = Fraction(self.start), 0
@@ -201,6 +217,10 @@ class Clip:
         if self.duration is None:
             return self.frames
         return max(1, round(Fraction(self.duration) * self.rate))
+
+
+_LONGEST = 10_000_000  # seconds: beyond four months, the clocks of containers overflow
+_SLOWEST, _FASTEST = Fraction(1, 100), 1000  # Hz
 
 
 def _ratio(fps: Fraction | float) -> Fraction:
@@ -223,13 +243,19 @@ def read_image(path: Path | str) -> Frame:
     return _load(Path(path), ImageError)
 
 
-def write_image(path: Path | str, frame: Frame) -> Path:
-    """Write one frame in the format of the suffix, replacing what was there. Raises OutputError."""
+def write_image(path: Path | str, frame: Frame, *, overwrite: bool = True) -> Path:
+    """Write one frame in the format of the suffix. Raises OutputError."""
+    path = check_image_suffix(path)
+    with draft(path, overwrite=overwrite) as temporary:
+        Image.fromarray(frame).save(temporary, quality=95)
+    return path
+
+
+def check_image_suffix(path: Path | str) -> Path:
+    """The path, if its suffix names a format of ``write_image``. Raises OutputError."""
     path = Path(path)
     if path.suffix.lower() not in _IMAGES:
         raise OutputError(f"{path}: unknown suffix; use one of {' '.join(sorted(_IMAGES))}")
-    with _draft(path) as draft:
-        Image.fromarray(frame).save(draft, quality=95)
     return path
 
 
@@ -304,7 +330,7 @@ class _Film:
         width, height = (first.width, first.height)[:: -1 if first.rotation % 180 else 1]
         with self._opened() as (container, stream):
             fps = Fraction(stream.average_rate or stream.guessed_rate)
-            length = self._length(stream) or Fraction(container.duration or 0, av.time_base)
+            length = self._length(stream)
             return VideoInfo(
                 path=self.path,
                 width=width,
@@ -319,6 +345,13 @@ class _Film:
                 audio=next((s.codec_context.codec.canonical_name for s in container.streams.audio), None),
             )
 
+    @cached_property
+    def end(self) -> Fraction | None:
+        """When the last picture has gone, by what the container says."""
+        with self._opened() as (_, stream):
+            length = self._length(stream)
+            return length - self._early(stream) if length else None
+
     def shown(self, start: Fraction) -> _Shown:
         """Pictures from ``start``, or from some time before."""
         for before in (0, 10, start):  # a demuxer may land too late: MPEG-TS, HEVC with open groups
@@ -330,26 +363,34 @@ class _Film:
         yield from pictures
 
     def _decoded(self, start: Fraction) -> _Shown:
-        frame, fps = None, self.info.fps
+        frame = None
         with self._opened() as (container, stream):
-            early = min(stream.time_base, 1 / (4 * fps))  # some clocks tick but once a picture
+            early = self._early(stream)
             if start > 0:
                 _seek(container, stream, self.origin + start)
             for frame in container.decode(stream):
                 yield self._time(frame) - self.origin - early, partial(_upright_rgb, frame)
             if frame is not None:  # else it was sought past the end
-                end = self._time(frame) - self.origin + (frame.duration * stream.time_base or 1 / fps)
+                lasts = frame.duration * stream.time_base or 1 / self.info.fps
+                end = self._time(frame) - self.origin + lasts
                 self._check_whole(stream, end)
                 yield end - early, partial(_upright_rgb, frame)
+
+    def _early(self, stream: Any) -> Fraction:
+        return Fraction(min(stream.time_base, 1 / (4 * self.info.fps)))  # some clocks tick but once a picture
 
     def _check_whole(self, stream: Any, end: Fraction) -> None:
         """A file whose tail is missing may end without an error: hold it to its index, or its tag."""
         promised = stream.frames or "DURATION" in stream.metadata
-        length = self._length(stream)
+        length = self._track_length(stream)
         if promised and length and end < length - 3 / self.info.fps:
             raise VideoError(f"{self.path}: truncated after {float(end):.2f} of {float(length):.2f} s")
 
-    def _length(self, stream: Any) -> Fraction | None:
+    def _length(self, stream: Any) -> Fraction:
+        """Seconds, 0 where nothing is said; a container counts its longest stream, which may be the sound."""
+        return self._track_length(stream) or Fraction(stream.container.duration or 0, av.time_base)
+
+    def _track_length(self, stream: Any) -> Fraction | None:
         if "DURATION" in stream.metadata:  # Matroska: the end, as hours:minutes:seconds
             hours, minutes, seconds = map(Fraction, stream.metadata["DURATION"].split(":"))
             return hours * 3600 + minutes * 60 + seconds - self.origin
@@ -425,9 +466,16 @@ class _Slides:
             self.path, size.width, size.height, self.fps, frames, duration, self.codec, kind, "rgb24"
         )
 
+    @property
+    def end(self) -> Fraction:
+        return self.times[-1] - self._tick
+
     def shown(self, start: Fraction) -> _Shown:  # noqa: ARG002 - there is nothing to seek
-        tick = _TICKS.get(self.path.suffix.lower(), Fraction(0))
-        return ((time - tick, partial(self.picture, k)) for k, time in enumerate(self.times))
+        return ((time - self._tick, partial(self.picture, k)) for k, time in enumerate(self.times))
+
+    @property
+    def _tick(self) -> Fraction:
+        return _TICKS.get(self.path.suffix.lower(), Fraction(0))
 
 
 _STILLS_FPS = Fraction(8)
@@ -446,7 +494,7 @@ def _stills(path: Path, images: list[Path], fps: Fraction | None) -> _Slides:
             raise VideoError(f"{images[k]}: is {Size.of(frame)}, but the first image is {size}")
         return frame
 
-    fps = fps or _STILLS_FPS
+    fps = _STILLS_FPS if fps is None else fps
     times = [k / fps for k in range(len(images) + 1)]
     return _Slides(path, times, fps, images[0].suffix.lower().lstrip("."), picture)
 
@@ -582,11 +630,11 @@ def write(
     The output takes its name only when it is whole. Raises OutputError, see ``check_output``.
     """
     path = check_output(path, overwrite=overwrite)
-    with _draft(path) as draft:
+    with draft(path, overwrite=overwrite) as temporary:
         if path.suffix:
-            _encode(draft, iter(frames), _ratio(fps), audio)
+            _encode(temporary, iter(frames), _ratio(fps), audio)
         else:
-            _write_stills(draft, frames)
+            _write_stills(temporary, frames)
     return path
 
 
@@ -596,43 +644,102 @@ def check_output(path: Path | str, *, overwrite: bool = False) -> Path:
     Raises OutputError for an unknown suffix, a folder that is missing or read-only, and for what exists
     already, unless ``overwrite``; a folder that holds anything but frames is never overwritten.
     """
-    path = Path(path)
+    path = _named(path)
     if path.suffix and path.suffix.lower() not in _FORMATS:
         raise OutputError(f"{path}: unknown suffix; use {' '.join(_FORMATS)} or none, for a folder of PNG")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}")
     if not access(path.parent, W_OK):
         raise OutputError(f"{path}: the folder {path.parent} is read-only")
-    if path.exists():
-        _check_replaceable(path, overwrite)
+    if lexists(path):
+        _check_replaceable(path, overwrite, folder=not path.suffix)
     return path
 
 
-def _check_replaceable(path: Path, overwrite: bool) -> None:
-    if path.is_dir() == bool(path.suffix):
+def _named(path: Path | str) -> Path:
+    path = Path(path)
+    if path.name in ("", ".."):  # "." has no name either
+        raise OutputError(f"{path}: is no name for an output; give one, as in {path / 'out'}")
+    return path
+
+
+def _check_replaceable(path: Path, overwrite: bool, folder: bool) -> None:
+    if path.is_dir() != folder:
         raise OutputError(f"{path}: is a {'folder' if path.is_dir() else 'file'}; use another name")
-    lost = [p.name for p in path.iterdir()] if path.is_dir() else [path.name]
+    lost = [p.name for p in path.iterdir()] if folder else [path.name]
     if lost and not overwrite:
         raise OutputError(f"{path}: exists already; --overwrite replaces it")
-    if path.is_dir() and not all(re.fullmatch(r"\d{5,}\.png", name) for name in lost):
+    if folder and not all(re.fullmatch(r"\d{5,}\.png", name) for name in lost):
         raise OutputError(f"{path}: holds other files than frames; use another name")
 
 
 @contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    """A hidden name beside ``path``; what is written there takes the name ``path`` once it is whole."""
-    draft = path.with_name(f".{uuid4().hex[:8]}-{path.name}")
+def draft(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
+    """A hidden name beside ``path``; the file or folder made there takes the name ``path`` once it is whole.
+
+        with draft("report.json", overwrite=False) as temporary:
+            temporary.write_text(report)
+
+    Whatever fails or interrupts leaves no trace of it. What has come to stand at ``path`` meanwhile is lost
+    only with ``overwrite``, and a folder only if it holds frames alone. Raises OutputError.
+    """
+    path = _named(path)
+    temporary = _hidden(path)
     try:
-        yield draft
-        if path.is_dir():
-            shutil.rmtree(path)
-        draft.replace(path)
+        yield temporary
+        _publish(temporary, path, overwrite)
     except OSError as reason:
         raise OutputError(f"{path}: cannot be written: {reason.strerror or reason}") from reason
     finally:
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        draft.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{uuid4().hex[:8]}-{path.name}")
+
+
+def _remove(path: Path) -> None:
+    """Remove what may be a folder, or nothing at all; what cannot be removed stays."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _publish(whole: Path, path: Path, overwrite: bool) -> None:
+    folder = whole.is_dir()
+    if lexists(path):
+        _check_replaceable(path, overwrite, folder)
+    if folder and overwrite and path.exists():
+        _exchange(whole, path)
+    elif folder or overwrite:
+        whole.replace(path)  # fails where a folder is not empty
+    else:
+        _take_free_name(whole, path)
+
+
+def _take_free_name(whole: Path, path: Path) -> None:
+    """A second name, unlike a new one, never replaces what came between the check and now."""
+    try:
+        path.hardlink_to(whole)
+    except OSError:  # the name is taken, or the disk has no second names, as with exFAT
+        if lexists(path):
+            raise
+        whole.rename(path)
+
+
+def _exchange(whole: Path, path: Path) -> None:
+    """Put a folder in the place of another; one of the two always remains."""
+    old = _hidden(path)
+    try:
+        path.rename(old)
+        whole.rename(path)
+    finally:
+        if not lexists(path):
+            old.rename(path)
+        elif not whole.exists():
+            _remove(old)
 
 
 def _write_stills(folder: Path, frames: Iterable[Frame]) -> None:

@@ -8,21 +8,40 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from anyv2v.errors import CheckpointError, OptionError, UserError
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone
-    from anyv2v.flow import Flow
+    from anyv2v.flow import Carried
+    from anyv2v.video import Frame
 
-__all__ = ["Choice", "Entry", "at_hand", "choose", "list_backbones", "load_backbone", "load_choice"]
+__all__ = [
+    "Carrier",
+    "Choice",
+    "Entry",
+    "at_hand",
+    "choose",
+    "list_backbones",
+    "load_backbone",
+    "load_choice",
+]
+
+
+@runtime_checkable
+class Carrier(Protocol):
+    """What carries an edit in pixels, without latents; optical flow is one."""
+
+    def carry(self, frames: Iterable[Frame], edited_first: Frame) -> Carried:
+        """Carry an edited first frame through frames of its size."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,7 @@ def choose(name: str = "auto", model: str | None = None) -> Choice:
 
 def load_backbone(
     name: str = "auto", model: str | None = None, *, device: str = "auto", dtype: str = "auto"
-) -> Backbone | Flow:
+) -> Backbone | Carrier:
     """Load a backbone.
 
     Args:
@@ -132,7 +151,7 @@ def load_backbone(
     return load_choice(choose(name, model), device=device, dtype=dtype)
 
 
-def load_choice(choice: Choice, *, device: str = "auto", dtype: str = "auto") -> Backbone | Flow:
+def load_choice(choice: Choice, *, device: str = "auto", dtype: str = "auto") -> Backbone | Carrier:
     """Load what ``choose`` found."""
     module, _, attribute = choice.entry.target.partition(":")
     target = getattr(importlib.import_module(module), attribute)
@@ -160,8 +179,8 @@ def _best_here() -> Choice:
     if not cuda_devices():
         return Choice(
             flow,
-            reason="optical flow carries the edit, as there is no CUDA GPU; "
-            f"the diffusion model of the paper is --backbone {diffusion.name}",
+            reason="optical flow carries the edit, as there is no CUDA GPU; the paper's model is "
+            f"--backbone {diffusion.name}, after: {diffusion.download}",
         )
     try:
         return Choice(diffusion, find(diffusion, None))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from anyv2v.backbones import Entry
 
-__all__ = ["configuration", "find", "load_part", "pick_device", "pick_dtype", "pipeline_of"]
+__all__ = ["configuration", "find", "load_part", "loading", "pick_device", "pick_dtype", "pipeline_of"]
 
 
 def find(entry: Entry, model: str | None) -> Path:
@@ -24,12 +24,19 @@ def find(entry: Entry, model: str | None) -> Path:
 
     Nothing is downloaded, so that no edit starts with a surprise of gigabytes or hangs without a network.
     """
-    folder = Path(model) if model and Path(model).exists() else _cached(entry, model)
+    given = model is not None and Path(model).exists()
+    folder = Path(str(model)) if given else _cached(entry, model)
     pipeline = pipeline_of(folder)
     if pipeline != entry.pipeline:
         raise CheckpointError(
             f"{folder} is the checkpoint of a {pipeline}; {entry.name} needs {entry.pipeline}"
         )
+    if lacking := _lacking(folder):
+        if given:
+            raise CheckpointError(
+                f"{folder} is incomplete: there is nothing to load for {', '.join(lacking)}"
+            )
+        raise _missing(entry, model)
     return folder
 
 
@@ -37,16 +44,34 @@ def _cached(entry: Entry, model: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    repository = model or str(entry.repository)
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
+        return Path(snapshot_download(model or str(entry.repository), local_files_only=True))
     except HFValidationError:
         raise CheckpointError(f"there is no folder {model}") from None
     except LocalEntryNotFoundError:
-        raise WeightsMissing(
-            f"the weights of {repository} ({entry.gigabytes:g} GB) are not on this machine; "
-            f"get them once with: {entry.download.replace(str(entry.repository), repository)}"
-        ) from None
+        raise _missing(entry, model) from None
+
+
+def _missing(entry: Entry, model: str | None) -> WeightsMissing:
+    repository = model or str(entry.repository)
+    command = entry.download.replace(str(entry.repository), repository)
+    return WeightsMissing(
+        f"the weights of {repository} ({entry.gigabytes:g} GB) are not on this machine; "
+        f"get them once with: {command}"
+    )
+
+
+def _lacking(folder: Path) -> list[str]:
+    """The parts of a pipeline that a checkpoint names but does not hold, as after an interrupted download."""
+    index = configuration(folder, "model_index.json")
+    parts = {name: part[1] for name, part in index.items() if isinstance(part, list) and part[0]}
+    nets = {name for name, kind in parts.items() if not kind.endswith(_WITHOUT_WEIGHTS)}
+    return [
+        name for name in parts if not any((folder / name).glob("*.safetensors" if name in nets else "*.json"))
+    ]
+
+
+_WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "Extractor")
 
 
 def pipeline_of(folder: Path) -> str:
@@ -63,13 +88,22 @@ def configuration(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of a checkpoint.
 
     Raises:
-        CheckpointError: It is missing or no JSON.
+        CheckpointError: It is missing, or no JSON object.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder} is no checkpoint: {name} is missing or broken") from error
-    return content
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Say of whatever libraries raise over broken files which checkpoint it is."""
+    try:
+        yield
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{folder} is a broken checkpoint: {what}") from error
 
 
 def load_part(cls: Any, folder: Path, part: str, device: torch.device, dtype: torch.dtype) -> nn.Module:

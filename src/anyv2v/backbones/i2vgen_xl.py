@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from anyv2v.backbones.checkpoint import configuration, load_part, pick_device, pick_dtype
+from anyv2v.backbones.checkpoint import configuration, load_part, loading, pick_device, pick_dtype
 from anyv2v.backbones.protocol import Condition, OnFrame, VideoSpec, ignore
 from anyv2v.features import FeatureBank, Kind, Tap
 from anyv2v.options import Options
@@ -71,18 +71,21 @@ class I2VGenXL:
 
         where = pick_device(device)
         precision = pick_dtype(dtype, where)
-        vae_config = configuration(folder, "vae/config.json")
-        # The VAE overflows in half precision, which its configuration tells.
-        vae_precision = torch.float32 if vae_config.get("force_upcast", True) else precision
-        return cls(
-            net=load_part(I2VGenXLUNet, folder, "unet", where, precision),
-            vae=load_part(AutoencoderKL, folder, "vae", where, vae_precision),
-            text_encoder=load_part(CLIPTextModel, folder, "text_encoder", where, precision),
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            image_encoder=load_part(CLIPVisionModelWithProjection, folder, "image_encoder", where, precision),
-            pixels=configuration(folder, "feature_extractor/preprocessor_config.json"),
-            schedule=DDIM.from_config(configuration(folder, "scheduler/scheduler_config.json")),
-        )
+        with loading(folder):
+            # The VAE overflows in half precision, which its configuration tells.
+            upcast = configuration(folder, "vae/config.json").get("force_upcast", True)
+            pixels = configuration(folder, "feature_extractor/preprocessor_config.json")
+            return cls(
+                net=load_part(I2VGenXLUNet, folder, "unet", where, precision),
+                vae=load_part(AutoencoderKL, folder, "vae", where, torch.float32 if upcast else precision),
+                text_encoder=load_part(CLIPTextModel, folder, "text_encoder", where, precision),
+                tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+                image_encoder=load_part(
+                    CLIPVisionModelWithProjection, folder, "image_encoder", where, precision
+                ),
+                pixels={key: pixels[key] for key in ("crop_size", "image_mean", "image_std")},
+                schedule=DDIM.from_config(configuration(folder, "scheduler/scheduler_config.json")),
+            )
 
     @cached_property
     def spec(self) -> VideoSpec:

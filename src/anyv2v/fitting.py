@@ -1,8 +1,8 @@
-"""How a clip and a backbone meet, worked out before the work begins: size, levels, cost."""
+"""How a clip and a backbone meet: size, frame rate, noise levels. Worked out before the work begins."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +14,9 @@ from anyv2v.video import Fit, Frame, Size, Video
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
-    from anyv2v.features import FeatureBank
     from anyv2v.schedule import Schedule
 
-__all__ = ["Cost", "check_levels", "check_size", "clip_spec", "cost", "fit_frame", "fit_frames"]
+__all__ = ["check_levels", "check_size", "clip_spec", "fit_frame", "fit_frames"]
 
 
 def clip_spec(backbone: Backbone, video: Video, options: Options) -> VideoSpec:
@@ -28,7 +27,8 @@ def clip_spec(backbone: Backbone, video: Video, options: Options) -> VideoSpec:
     """
     size = options.size or backbone.spec.size
     check_size(backbone, size)
-    return replace(backbone.spec, size=size, frames=len(video), fps=video.fps)
+    fps = backbone.spec.fps if options.frame_rate == "keep" else video.fps
+    return replace(backbone.spec, size=size, frames=len(video), fps=fps)
 
 
 def check_size(backbone: Backbone, size: Size) -> None:
@@ -36,36 +36,6 @@ def check_size(backbone: Backbone, size: Size) -> None:
     multiple = backbone.spec.multiple
     if size.width % multiple or size.height % multiple:
         raise OptionError(f"size {size} does not suit {backbone.name}: take multiples of {multiple}")
-
-
-def fit_frame(frame: Frame, size: Size, options: Options) -> Frame:
-    """Lay a frame ``[H, W, 3]`` into ``size`` as ``options.fit`` says."""
-    return Fit(Size.of(frame), size, options.fit).apply(frame)
-
-
-def fit_frames(frames: NDArray[np.uint8], size: Size, options: Options) -> NDArray[np.uint8]:
-    """Lay frames ``[F, H, W, 3]`` into ``size`` as ``options.fit`` says."""
-    return np.stack([fit_frame(frame, size, options) for frame in frames])
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run asks of the net: calls, and rows of the batch summed over all calls."""
-
-    calls: int
-    rows: int
-
-
-def cost(bank: FeatureBank, options: Options, *, inverted: bool = False) -> Cost:
-    """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
-    inversion = 0 if inverted else options.inversion_steps
-    sampling = options.steps - options.skip
-    branches = 2 if options.guidance > 1 else 1
-    if options.source_branch == "always":
-        return Cost(inversion + sampling, inversion + sampling * (1 + branches))
-    plan = bank.plan(options)
-    recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
-    return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
 
 
 def check_levels(schedule: Schedule, options: Options) -> None:
@@ -89,3 +59,13 @@ def _levels(schedule: Schedule, steps: int) -> set[int]:
         return set(schedule.grid(steps))
     except OptionError:
         return set()
+
+
+def fit_frame(frame: Frame, size: Size, options: Options) -> Frame:
+    """Lay a frame ``[H, W, 3]`` into ``size`` as ``options.fit`` says."""
+    return Fit(Size.of(frame), size, options.fit).apply(frame)
+
+
+def fit_frames(frames: NDArray[np.uint8], size: Size, options: Options) -> NDArray[np.uint8]:
+    """Lay frames ``[F, H, W, 3]`` into ``size`` as ``options.fit`` says."""
+    return np.stack([fit_frame(frame, size, options) for frame in frames])

@@ -1,0 +1,318 @@
+"""Run a job: files in, files out, each output whole or not at all, with a sidecar that says how."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from itertools import chain, islice
+from os import W_OK, access
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anyv2v.backbones import Carrier, Choice, choose, load_choice
+from anyv2v.edit import OnStep, Step, diffuse, ignore, invert_video
+from anyv2v.errors import ImageError, OptionError, OutOfMemory, OutputError, VideoError
+from anyv2v.fitting import fit_frame
+from anyv2v.flow import FlowReport
+from anyv2v.job import EditJob, InvertJob, Job
+from anyv2v.options import Options, recipe
+from anyv2v.sheet import Reel
+from anyv2v.sidecar import files_of, library_versions, sha256, sidecar_of, write_sidecar
+from anyv2v.store import identity, load_trajectory, save_trajectory
+from anyv2v.video import (
+    AudioTrack,
+    Clip,
+    Frame,
+    Size,
+    Video,
+    check_image_suffix,
+    check_output,
+    read_image,
+    write,
+    write_image,
+)
+
+if TYPE_CHECKING:
+    from anyv2v.backbones.protocol import Backbone, VideoSpec
+
+__all__ = ["Outcome", "check", "run_edit", "run_invert", "span_for"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job left behind.
+
+    Attributes:
+        output: The result.
+        sidecar: What is needed to make it again, as JSON.
+        sheet: The contact sheet, if one was asked for.
+        frames: Number of frames.
+        seconds: Time by stage.
+        notices: What a person should know, a sentence each.
+    """
+
+    output: Path
+    sidecar: Path
+    sheet: Path | None
+    frames: int
+    seconds: dict[str, float]
+    notices: list[str]
+
+
+def run_edit(job: EditJob, on_step: OnStep = ignore) -> Outcome:
+    """Edit a clip: write the result, its contact sheet and its sidecar.
+
+    Raises:
+        UserError: Anything that the user can mend.
+    """
+    choice, watch = check(job), Stopwatch(on_step)
+    origin, first_frame, reel = _origin(job, choice), read_image(job.first_frame), Reel()
+    with _memory_errors():
+        rendering = _render(job, choice, first_frame, watch)
+        frames = reel.watch(rendering.pairs)
+        write(job.output, frames, rendering.fps, rendering.audio, overwrite=job.overwrite)
+    if job.sheet:
+        write_image(job.sheet, reel.sheet(rendering.fps), overwrite=job.overwrite)
+    found = rendering.findings()
+    notices = _notices(job, choice, Size.of(first_frame), rendering.sizes, found)
+    result = {"frames": reel.count, "notices": notices, "seconds": watch.seconds, **found}
+    sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
+    return Outcome(job.output, sidecar, job.sheet, reel.count, watch.seconds, notices)
+
+
+def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
+    """Invert a clip and keep what sampling with ``steps`` steps will ask for.
+
+    Raises:
+        UserError: Anything that the user can mend.
+    """
+    choice, watch = check(job), Stopwatch(on_step)
+    origin = _origin(job, choice)
+    with _memory_errors():
+        backbone: Any = _load(job, choice, watch)
+        video = _read(job, backbone.spec)
+        trajectory = invert_video(backbone, video, job.options, on_step=watch)
+    kept = trajectory.on(backbone.schedule.grid(job.options.steps))
+    about = identity(backbone, choice.checkpoint, video, job.options)
+    save_trajectory(job.output, kept, about, job.options.inversion_steps, overwrite=job.overwrite)
+    result = {"frames": len(video), "seconds": watch.seconds}
+    sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
+    return Outcome(job.output, sidecar, None, len(video), watch.seconds, [])
+
+
+def check(job: Job) -> Choice:
+    """See before the work begins that a job can run, and that it destroys nothing; find its backbone.
+
+    Raises:
+        UserError: It cannot.
+    """
+    outputs = _check_outputs(job)
+    inputs = _inputs(job)
+    for path in outputs:
+        for source in chain.from_iterable(map(files_of, inputs.values())):
+            if path.resolve() in (source.resolve(), *source.resolve().parents):
+                raise OutputError(f"{path}: would replace {source}, an input of this job; use another name")
+    clip = job.span
+    if clip.expected is not None and clip.expected < (job.frames or 1):
+        there = f"has {clip.expected} frames from {job.start:g} s on"
+        raise VideoError(f"{job.clip}: {there}, not {job.frames or 'one'}")
+    if "first_frame" in inputs and not files_of(inputs["first_frame"]):
+        raise ImageError(f"{inputs['first_frame']}: no such file")
+    if "trajectory" in inputs and not files_of(inputs["trajectory"]):
+        raise OptionError(f"{inputs['trajectory']}: no such file")
+    return _check_backbone(job, choose(job.backbone, job.model))
+
+
+def _check_outputs(job: Job) -> list[Path]:
+    """The outputs of a job, different from each other and writable."""
+    if isinstance(job, EditJob):
+        check_output(job.output, overwrite=job.overwrite)
+        files = [check_image_suffix(job.sheet)] if job.sheet else []
+    else:
+        files = [job.output]
+    files.append(sidecar_of(job.output))
+    for path in files:
+        _check_file(path, job.overwrite)
+    outputs = [job.output, *(path for path in files if path is not job.output)]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise OutputError(f"{job.output}: two outputs would have the same name")
+    return outputs
+
+
+def _check_file(path: Path, overwrite: bool) -> None:
+    if not access(path.parent, W_OK):
+        raise OutputError(f"{path}: the folder {path.parent} is missing, or cannot be written to")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; use another name")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; --overwrite replaces it")
+
+
+def _check_backbone(job: Job, choice: Choice) -> Choice:
+    if choice.checkpoint is not None:
+        return choice
+    name = choice.entry.name
+    if isinstance(job, InvertJob):
+        raise OptionError(f"{name} has nothing to invert; name a diffusion model by --backbone")
+    if job.model or getattr(job, "trajectory", None):
+        raise OptionError(
+            f"{name} takes neither --model nor --trajectory; name a diffusion model by --backbone"
+        )
+    return choice
+
+
+def _inputs(job: Job) -> dict[str, Path]:
+    named = {name: getattr(job, name, None) for name in ("clip", "first_frame", "trajectory")}
+    return {name: path for name, path in named.items() if path is not None}
+
+
+def _origin(job: Job, choice: Choice) -> dict[str, Any]:
+    """What the result will be made of and by; looked at before the work, which may take hours."""
+    return {
+        "backbone": choice.entry.name,
+        "checkpoint": choice.checkpoint,
+        "job": asdict(job),
+        "sha256": {name: sha256(files_of(path)) for name, path in _inputs(job).items()},
+        "versions": library_versions(),
+    }
+
+
+def _load(job: Job, choice: Choice, watch: Stopwatch) -> Backbone | Carrier:
+    watch(Step("load", 0, 1))
+    model = load_choice(choice, device=job.device, dtype=job.dtype)
+    watch(Step("load", 1, 1))
+    return model
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A result on its way.
+
+    Attributes:
+        pairs: Source and edited frames, made as they are drawn.
+        fps: Frames per second.
+        audio: The sound, if any.
+        sizes: Sizes that were expected of the edited frame; it was fitted to the last.
+        findings: For the sidecar, once the frames are drawn.
+    """
+
+    pairs: Iterable[tuple[Frame, Frame]]
+    fps: Fraction
+    audio: AudioTrack | None
+    sizes: tuple[Size, ...]
+    findings: Callable[[], dict[str, Any]]
+
+
+def _render(job: EditJob, choice: Choice, first_frame: Frame, watch: Stopwatch) -> Rendering:
+    model = _load(job, choice, watch)
+    if isinstance(model, Carrier):
+        return _by_carrier(job, model, first_frame, watch)
+    return _by_diffusion(job, choice, model, first_frame, watch)
+
+
+def _by_carrier(job: EditJob, carrier: Carrier, first_frame: Frame, watch: Stopwatch) -> Rendering:
+    clip = job.span
+    carried = carrier.carry(_moving(clip, job), fit_frame(first_frame, clip.size, job.options))
+
+    def pairs() -> Iterator[tuple[Frame, Frame]]:
+        for done, pair in enumerate(carried.pairs(), start=1):
+            watch(Step("propagate", done, max(done, clip.expected or 0)))
+            yield pair
+
+    return Rendering(pairs(), clip.rate, clip.audio, (clip.size,), lambda: _flow_findings(carried.report))
+
+
+def _flow_findings(report: FlowReport) -> dict[str, Any]:
+    return {"flow": asdict(report) | {"warning": report.warning}}
+
+
+def _by_diffusion(
+    job: EditJob, choice: Choice, backbone: Backbone, first_frame: Frame, watch: Stopwatch
+) -> Rendering:
+    video, trajectory, steps = _read(job, backbone.spec), None, job.options.inversion_steps
+    if job.trajectory:
+        about = identity(backbone, choice.checkpoint, video, job.options)
+        device = next(backbone.net.parameters()).device
+        trajectory, steps = load_trajectory(job.trajectory, about, device)
+    result = diffuse(
+        backbone, video, first_frame, job.prompt, job.options, trajectory=trajectory, on_step=watch
+    )
+    sizes = video.size, job.options.size or backbone.spec.size
+    pairs = zip(video.frames, result.frames, strict=True)
+    return Rendering(pairs, result.fps, result.audio, sizes, lambda: {"inversion_steps": steps})
+
+
+def span_for(job: Job, spec: VideoSpec) -> Clip:
+    """The span that a diffusion backbone works on: at its frame rate, unless told otherwise."""
+    keeps = job.fps is not None or job.options.frame_rate == "keep"
+    return job.span if keeps else replace(job.span, fps=spec.fps)
+
+
+def _read(job: Job, spec: VideoSpec) -> Video:
+    """As many frames as were asked for, or at most the backbone's own number."""
+    clip = span_for(job, spec)
+    limit = None if job.frames or job.duration else spec.frames
+    return Video(np.stack(list(_moving(islice(clip, limit), job))), clip.rate, clip.audio)
+
+
+def _moving(frames: Iterable[Frame], job: Job) -> Iterator[Frame]:
+    """The same frames, of which there must be two at least."""
+    rest = iter(frames)
+    first = list(islice(rest, 2))
+    if len(first) < 2:
+        raise VideoError(f"{job.clip}: has one frame in this span, so there is nothing to carry an edit to")
+    return chain(first, rest)
+
+
+def _notices(
+    job: EditJob, choice: Choice, given: Size, sizes: tuple[Size, ...], found: dict[str, Any]
+) -> list[str]:
+    notices = [choice.reason] if choice.reason else []
+    if given not in sizes:
+        notices.append(f"the edited frame is {given}; it was fitted to {sizes[-1]} ({job.options.fit})")
+    if choice.checkpoint is None and (unused := _unused(job)):
+        notices.append(f"{choice.entry.name} does not use {', '.join(unused)}")
+    if warning := found.get("flow", {}).get("warning"):
+        notices.append(warning)
+    return notices
+
+
+def _unused(job: EditJob) -> list[str]:
+    """What was asked for, and only a diffusion backbone can do."""
+    base = recipe(job.recipe)
+    names = [f.name for f in fields(Options) if f.name != "fit"]
+    changed = [name for name in names if getattr(job.options, name) != getattr(base, name)]
+    return (["prompt"] if job.prompt else []) + [name.replace("_", " ") for name in changed]
+
+
+class Stopwatch:
+    """Passes progress on, and keeps the seconds that each stage took."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.seconds: dict[str, float] = {}
+        self._on_step = on_step
+        self._last = time.perf_counter()
+
+    def __call__(self, step: Step) -> None:
+        now = time.perf_counter()
+        self.seconds[step.stage] = round(self.seconds.get(step.stage, 0.0) + now - self._last, 3)
+        self._last = now
+        self._on_step(step)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
+            raise OutOfMemory(
+                "out of memory; lower --size or --frames, or take a smaller --dtype such as float16"
+            ) from error
+        raise
