@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from itertools import chain, islice
-from os import W_OK, access
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from anyv2v.backbones import Carrier, Choice, choose, load_choice
 from anyv2v.edit import OnStep, Step, diffuse, ignore, invert_video
-from anyv2v.errors import ImageError, OptionError, OutOfMemory, OutputError, VideoError
+from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
 from anyv2v.fitting import fit_frame
 from anyv2v.flow import FlowReport
 from anyv2v.job import EditJob, InvertJob, Job
@@ -31,6 +30,7 @@ from anyv2v.video import (
     Frame,
     Size,
     Video,
+    check_file,
     check_image_suffix,
     check_output,
     read_image,
@@ -113,19 +113,8 @@ def check(job: Job) -> Choice:
         UserError: It cannot.
     """
     outputs = _check_outputs(job)
-    inputs = _inputs(job)
-    for path in outputs:
-        for source in chain.from_iterable(map(files_of, inputs.values())):
-            if path.resolve() in (source.resolve(), *source.resolve().parents):
-                raise OutputError(f"{path}: would replace {source}, an input of this job; use another name")
-    clip = job.span
-    if clip.expected is not None and clip.expected < (job.frames or 1):
-        there = f"has {clip.expected} frames from {job.start:g} s on"
-        raise VideoError(f"{job.clip}: {there}, not {job.frames or 'one'}")
-    if "first_frame" in inputs and not files_of(inputs["first_frame"]):
-        raise ImageError(f"{inputs['first_frame']}: no such file")
-    if "trajectory" in inputs and not files_of(inputs["trajectory"]):
-        raise OptionError(f"{inputs['trajectory']}: no such file")
+    _check_span(job)
+    _check_inputs(_inputs(job), outputs)
     return _check_backbone(job, choose(job.backbone, job.model))
 
 
@@ -138,20 +127,32 @@ def _check_outputs(job: Job) -> list[Path]:
         files = [job.output]
     files.append(sidecar_of(job.output))
     for path in files:
-        _check_file(path, job.overwrite)
+        check_file(path, overwrite=job.overwrite)
     outputs = [job.output, *(path for path in files if path is not job.output)]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise OutputError(f"{job.output}: two outputs would have the same name")
     return outputs
 
 
-def _check_file(path: Path, overwrite: bool) -> None:
-    if not access(path.parent, W_OK):
-        raise OutputError(f"{path}: the folder {path.parent} is missing, or cannot be written to")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; use another name")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; --overwrite replaces it")
+def _check_span(job: Job) -> None:
+    found = job.span.expected
+    if found is not None and found < (job.frames or 1):
+        there = f"has {found} frames from {job.start:g} s on"
+        raise VideoError(f"{job.clip}: {there}, not {job.frames or 'one'}")
+
+
+def _check_inputs(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
+    """They are there, and no output would replace one, or a folder that holds one."""
+    for path in inputs.values():
+        if not files_of(path):
+            raise OptionError(f"{path}: no such file")
+    precious = [source.resolve() for path in inputs.values() for source in files_of(path)]
+    for output in outputs:
+        for source in precious:
+            if output.resolve() in (source, *source.parents):
+                raise OutputError(
+                    f"{output}: would replace {source.name}, an input of this job; use another name"
+                )
 
 
 def _check_backbone(job: Job, choice: Choice) -> Choice:

@@ -44,6 +44,7 @@ __all__ = [
     "Size",
     "Video",
     "VideoInfo",
+    "check_file",
     "check_image_suffix",
     "check_output",
     "draft",
@@ -661,6 +662,19 @@ def _named(path: Path | str) -> Path:
     if path.name in ("", ".."):  # "." has no name either
         raise OutputError(f"{path}: is no name for an output; give one, as in {path / 'out'}")
     return path
+
+
+def check_file(path: Path, *, overwrite: bool) -> None:
+    """Whether ``draft`` could make this file, of any kind: to be asked before hours of work.
+
+    Raises OutputError for a folder that is missing or read-only, and for what exists, unless ``overwrite``.
+    """
+    if not access(path.parent, W_OK):
+        raise OutputError(f"{path}: the folder {path.parent} is missing, or cannot be written to")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; use another name")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; --overwrite replaces it")
 
 
 def _check_replaceable(path: Path, overwrite: bool, folder: bool) -> None:

@@ -114,8 +114,6 @@ def load_part(cls: Any, folder: Path, part: str, device: torch.device, dtype: to
     """
     if device.type == "meta":
         return _empty_part(cls, folder, part, dtype)
-    # The two libraries do not agree on the name; neither casts as it loads unless told.
-    precision = "torch_dtype" if cls.__module__.startswith("diffusers") else "dtype"
     try:
         with _without_bars():
             net, report = cls.from_pretrained(
@@ -124,7 +122,7 @@ def load_part(cls: Any, folder: Path, part: str, device: torch.device, dtype: to
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
-                **{precision: dtype},
+                dtype=dtype,
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder / part} cannot be loaded: {str(error).splitlines()[0]}") from error
