@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,24 @@ def test_a_job_file_with_options_over_it(job: Path, run) -> None:
     assert json.loads(Path("out.gif.json").read_text())["job"]["options"]["tau_conv"] == 0.5
 
 
+def test_a_sidecar_makes_its_output_again(job: Path, run) -> None:
+    assert run(*EDIT[:-1], "out", "--frames", 4, "--fps", "7.5", "--size", "64x64", "-q")[0] == 0
+    assert run("edit", "--job", "out.json", "-o", "again", "-q")[0] == 0
+    assert np.array_equal(Clip("out").read().frames, Clip("again").read().frames)
+    first, again = (json.loads(Path(f"{name}.json").read_text()) for name in ("out", "again"))
+    assert first["job"] | {"output": "again"} == again["job"] | {"backbone": "auto"}
+
+
+def test_the_picture_to_edit(job: Path, run) -> None:
+    assert run("frame", "clip.mp4", "-o", "first.png", "--start", 0.25)[1] == "first.png\n"
+    assert np.array_equal(read_image("first.png"), Clip("clip.mp4").read().frames[2])
+    assert run("frame", "clip.mp4", "-o", "first.png")[0] == 2
+
+
+def test_version(run) -> None:
+    assert run("--version")[1].strip() == version("anyv2v")
+
+
 def test_restore_gives_the_size_of_the_source(job: Path, run, diffusion) -> None:
     assert run(*EDIT[:-1], "out", *diffusion, "--restore", "-q")[0] == 0
     edited, source = Clip("out").read().frames, Clip("clip.mp4", frames=3).read().frames
@@ -190,6 +209,7 @@ def test_sound_is_kept(job: Path, run) -> None:
     film(Path("loud.mp4"), list(scene()), Fraction(8), sound=beep(0.2, 1))
     assert run("edit", "loud.mp4", "-f", "edited.png", "-o", "out.mp4", "-q")[0] == 0
     assert json.loads(run("info", "out.mp4", "--json")[1])["audio"] == "aac"
+    assert "out.gif holds no sound" in run("edit", "loud.mp4", "-f", "edited.png", "-o", "out.gif")[2]
 
 
 def test_flow_says_what_it_does_not_use(job: Path, run) -> None:

@@ -6,10 +6,11 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,8 @@ Source = Annotated[
     Path | None, typer.Argument(help="The source video, or a folder of images.", show_default=False)
 ]
 JobFile = Annotated[
-    Path | None, _option(TALK, "A YAML file with these options as keys; options given here win.", "--job")
+    Path | None,
+    _option(TALK, "A YAML file of these options, or a sidecar; options given here win.", "--job"),
 ]
 Backbone = Annotated[
     str | None, _option(METHOD, "What carries the edit: see `anyv2v backbones`. Default: auto.")
@@ -217,6 +219,20 @@ def backbones(as_json: Json = False) -> None:
 
 
 @app.command()
+def frame(
+    clip: Annotated[Path, typer.Argument(help="A video.")],
+    output: Annotated[Path, _option(EDIT, "An image, as first.png.", "--output", "-o")],
+    start: Start = 0.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the first frame of a clip, or of what follows --start: the picture to edit."""
+    from anyv2v.video import Clip, check_file, write_image
+
+    check_file(output, overwrite=bool(overwrite))
+    print(write_image(output, next(iter(Clip(clip, start=start or 0.0))), overwrite=bool(overwrite)))
+
+
+@app.command()
 def info(clip: Annotated[Path, typer.Argument(help="A video.")], as_json: Json = False) -> None:
     """Say what a clip is: size, length, frame rate, codecs."""
     from anyv2v.video import probe
@@ -230,6 +246,69 @@ def doctor(as_json: Json = False) -> None:
     from anyv2v.doctor import examine
 
     _show(examine(), as_json)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Edit a video by editing its first frame."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of("anyv2v"))
+        raise typer.Exit
+
+
+bench = typer.Typer(help="Measure, with truth to measure against.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def propagation(
+    backbones: Annotated[str, _option(METHOD, "Names, with commas. Default: flow.")] = "flow",
+    model: Model = None,
+    ablations: Annotated[bool, _option(METHOD, "Also without each part of the method.")] = False,
+    seeds: Annotated[int, _option(CLIP, "Clips of each class. Default: 4.")] = 4,
+    edits: Annotated[str | None, _option(CLIP, "Classes of edits, with commas. Default: all.")] = None,
+    motions: Annotated[str | None, _option(CLIP, "Classes of motions, with commas. Default: all.")] = None,
+    clips: Annotated[Path | None, _option(CLIP, "A folder of real clips, edited by filters.")] = None,
+    json_file: Annotated[Path | None, _option(TALK, "Write the rows as JSON.", "--json")] = None,
+    html_file: Annotated[Path | None, _option(TALK, "Write a page with pictures.", "--html")] = None,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Carry edits whose true result is known, and score how near each method comes."""
+    if find_spec("skimage") is None:
+        raise OptionError("scores need scikit-image: pip install 'anyv2v[eval]'")
+    from rich.progress import track
+
+    from anyv2v.evaluation.methods import methods
+    from anyv2v.evaluation.propagation import EDITS, MOTIONS, real_cases, rendered_cases, run
+    from anyv2v.evaluation.report import Gallery, tables, write_reports
+    from anyv2v.video import check_file
+
+    for path in filter(None, (json_file, html_file)):
+        check_file(path, overwrite=bool(overwrite))
+    classes = _among(edits, EDITS), _among(motions, MOTIONS)
+    rows = methods(backbones.split(","), model=model, ablations=ablations, device=device or "auto")
+    cases = real_cases(clips) if clips else rendered_cases(seeds, *classes)
+    total = None if clips else len(rows) * seeds * len(classes[0]) * len(classes[1])
+    gallery, scores = Gallery(), []
+    silent = quiet or not screen.is_terminal
+    for case, score, result in track(run(rows, cases), "bench", total, console=screen, disable=silent):
+        gallery.see(case, score, result)
+        scores.append(score)
+    write_reports(scores, gallery, json_file, html_file, overwrite=bool(overwrite))
+    for table in () if quiet else tables(scores):
+        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _among(names: str | None, known: Sequence[str]) -> Sequence[str]:
+    chosen = names.split(",") if names else known
+    for name in chosen:
+        if name not in known:
+            raise OptionError(f"no class {name!r}; there are {', '.join(known)}")
+    return chosen
 
 
 def main() -> None:
@@ -286,7 +365,15 @@ def _read_job(path: Path) -> dict[str, Any]:
         raise OptionError(f"{path} is no job file: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise OptionError(f"{path} is no job file: it must hold options as keys")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+    settings = {str(key).replace("-", "_"): value for key, value in content.items()}
+    return _of_sidecar(settings) if isinstance(settings.get("job"), dict) else settings
+
+
+def _of_sidecar(sidecar: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a sidecar's output was made with."""
+    job = {key: value for key, value in sidecar["job"].items() if key not in ("options", "overwrite")}
+    settings = job | sidecar["job"]["options"] | {"backbone": sidecar["backbone"]}
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 @contextmanager
@@ -340,7 +427,7 @@ def _readable(name: str, value: Any) -> str:
         unit = "_bytes" if name == "memory" else ""
         return ", ".join(f"{key} {_readable(unit, item)}" for key, item in value.items()) or "-"
     if isinstance(value, list):
-        return "; ".join(value) or "-"
+        return "; ".join(value) or "none"
     if name.endswith("_bytes"):
         return f"{value / 1e9:.2f} GB"
     return "-" if value is None else str(value)

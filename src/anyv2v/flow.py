@@ -9,6 +9,9 @@ The gain says how far the edit follows the source: 1 where nothing was edited (t
 is, whatever the flow), the slope of a recolouring (folds and grain keep moving), 0 where the content is new
 (nothing of the source shines through). The light is the slow change of illumination.
 
+A grade of the whole picture is one map of colours. It is fitted first and applied to every frame, so that S
+is the graded source and only the rest of the edit is carried.
+
 What frame 0 never saw is carried on from the previous result. What that never saw either is guessed: a local
 affine map of colours, fitted where the edit is known. ``FlowReport`` says how much had no match.
 
@@ -30,6 +33,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from anyv2v.errors import ImageError, OptionError
 from anyv2v.video import Frame
@@ -73,24 +77,26 @@ class FlowReport:
         frames: Frames carried; the first one is given and does not count.
         guessed: Mean share of pixels without a trusted match.
         guessed_in_edit: The same, of the pixels that the edit changed.
-        worst: The highest share in the edit.
-        worst_frame: The frame that has it; 0 if nothing was carried.
+        doubtful: The part of ``guessed_in_edit`` that colours do not explain either.
+        worst: The highest doubtful share of a frame.
+        worst_frame: That frame; 0 if nothing was carried.
     """
 
     frames: int = 0
     guessed: float = 0.0
     guessed_in_edit: float = 0.0
+    doubtful: float = 0.0
     worst: float = 0.0
     worst_frame: int = 0
 
     @property
     def warning(self) -> str | None:
         """One sentence for the user, if much was guessed."""
-        if self.guessed_in_edit < 0.5 and self.worst < 0.8:
+        if self.doubtful < 0.25 and self.worst < 0.45:
             return None
         return (
-            f"optical flow had no sure match in the first frame for {self.guessed_in_edit:.0%} of the edited "
-            f"area (at worst {self.worst:.0%}, in frame {self.worst_frame}); look there for drift and guesses"
+            f"optical flow had nothing sure to go by for {self.doubtful:.0%} of the edited area "
+            f"(at worst {self.worst:.0%}, in frame {self.worst_frame}); look there for drift and guesses"
         )
 
 
@@ -144,16 +150,20 @@ class FlowCarrier:
         scale = min(1.0, flow.detail / min(height, width))
         self._size = round(width * scale), round(height * scale)
         source, edit = _resize(source_first, self._size), _resize(edited_first, self._size)
-        law = _resize(_law(source_first, edited_first), self._size)
-        self._first = self._previous = Layer(source_first, edited_first, law)
+        self._look = Look.between(source, edit)
+        graded_first = self._look(source_first)
+        law = _resize(_law(graded_first, edited_first), self._size)
+        self._first = self._previous = Layer(graded_first, edited_first, law)
         self._credit = np.ones(source.shape[:2], np.float32)
-        self._tracker, self._riders = Tracker(source), Riders.find(source, edit)
-        self._shares: list[tuple[float, float]] = []
+        self._tracker, self._riders = Tracker(source), Riders.find(self._look(source), edit)
+        self._shares: list[tuple[float, float, float]] = []
 
     def __call__(self, frame: Frame) -> Frame:
         """The edit of the next source frame; both uint8 ``[H, W, 3]``."""
+        matches = self._tracker.track(_resize(frame, self._size))
+        frame = self._look(frame)
         small = _resize(frame, self._size)
-        layer, known = self._recall(frame, small)
+        layer, known = self._recall(frame, *matches)
         then = _resize(layer.source, self._size)
         light = _light(small, then, known)
         known = known * _first_order(small, then, layer.law, light)
@@ -163,16 +173,15 @@ class FlowCarrier:
         share = (1 - known) * _bell(error / (12 + 13 * self._tracker.bared))
         self._previous = Layer(frame, out, layer.law).blend(guess, 1 - share, share)
         self._credit = known + share
+        self._note(matches[0].trust, layer.law, error)
         return self._previous.edit
 
-    def _recall(self, frame: Frame, small: Frame) -> tuple[Layer, Field]:
+    def _recall(self, frame: Frame, first: Match, previous: Match) -> tuple[Layer, Field]:
         """What the first frame and the previous result say of this one, and how well it is known, 0 to 1."""
-        first, previous = self._tracker.track(small)
         its = previous.trust * _warp(self._credit, previous.flow) * (1 - first.trust)
         mine = cv2.max(first.trust, 0.02)
         known = cv2.min(mine + its, 1)
         a, b = self._first.warp(first.flow), self._previous.warp(previous.flow)
-        self._note(first.trust, a.law)
         ride = self._riders.ride(first, previous, self._tracker.forth) if self._riders else None
         if ride is None:
             return a.blend(b, mine, its), known
@@ -181,19 +190,87 @@ class FlowCarrier:
         known = cv2.max(known * (1 - ride.left_first), ride.cover)
         return layer.blend(rider, 1 - ride.cover, ride.cover), known
 
-    def _note(self, trust: Field, law: Frame) -> None:
-        strength, lost = law[..., 3] / np.float32(255), 1 - _soft(trust, 0.1, 0.6)
-        self._shares.append((float(lost.mean()), float((lost * strength).sum() / max(strength.sum(), 1))))
+    def _note(self, trust: Field, law: Frame, error: Field) -> None:
+        strength = law[..., 3] / np.float32(255)
+        lost = 1 - _soft(trust, 0.1, 0.6)
+        doubtful = cv2.multiply(lost, 1 - _bell(error / np.float32(12)))  # the rest is guessed, but well
+        edited = max(float(strength.sum()), 0.02 * strength.size)  # a speck of edit is nothing to warn of
+        shares = float((lost * strength).sum()) / edited, float((doubtful * strength).sum()) / edited
+        self._shares.append((float(lost.mean()), *shares))
 
     @property
     def report(self) -> FlowReport:
         """On the frames carried so far."""
         if not self._shares:
             return FlowReport()
-        everywhere, in_edit = np.array(self._shares).T
-        worst = int(in_edit.argmax())
-        means = float(everywhere.mean()), float(in_edit.mean())
-        return FlowReport(len(self._shares), *means, float(in_edit[worst]), worst + 1)
+        everywhere, in_edit, doubtful = np.array(self._shares).T
+        worst = int(doubtful.argmax())
+        return FlowReport(
+            frames=len(self._shares),
+            guessed=float(everywhere.mean()),
+            guessed_in_edit=float(in_edit.mean()),
+            doubtful=float(doubtful.mean()),
+            worst=float(doubtful[worst]),
+            worst_frame=worst + 1,
+        )
+
+
+class Look:
+    """A grade: one map of colours that explains most of an edit. What is left of the edit is local.
+
+    It holds for ground that the first frame never saw, so that less has to be carried or guessed.
+
+    Args:
+        table: The map as a lookup table; none leaves colours as they are.
+    """
+
+    def __init__(self, table: ImageFilter.Color3DLUT | None = None) -> None:
+        self._table = table
+
+    def __call__(self, frame: Frame) -> Frame:
+        if self._table is None:
+            return frame
+        return np.asarray(Image.fromarray(frame).filter(self._table))
+
+    @classmethod
+    def between(cls, source: Frame, edit: Frame) -> Look:
+        """The grade from one small frame to the other, if one explains clearly more than none does."""
+        x, y = _colours(source), _colours(edit)
+        weights = _robust_fit(x, y)
+        if _explained(_polynomial(x) @ weights, y) < max(0.5, _explained(x, y) + 0.25):
+            return cls()
+        axis = np.linspace(0, 1, 17, dtype=np.float32)
+        b, g, r = np.meshgrid(axis, axis, axis, indexing="ij")  # red runs fastest
+        table = _polynomial(np.stack([r, g, b], axis=-1).reshape(-1, 3)) @ weights
+        return cls(ImageFilter.Color3DLUT(17, table.clip(0, 1).ravel().tolist()))
+
+
+def _colours(frame: Frame) -> Field:
+    """Some thousands of its colours, [n, 3], 0 to 1."""
+    colours: Field = _resize(frame, (96, 96)).reshape(-1, 3).astype(np.float32) / np.float32(255)
+    return colours
+
+
+def _explained(guess: Field, truth: Field) -> float:
+    """The share of colours [n, 3] that are right within twelve levels."""
+    return float((np.abs(guess - truth).max(axis=1) < 12 / 255).mean())
+
+
+def _polynomial(x: Field) -> Field:
+    """Colours [n, 3] and their products of second degree, [n, 10]."""
+    r, g, b = x.T
+    return np.stack([r, g, b, r * r, g * g, b * b, r * g, g * b, b * r, np.ones_like(r)], axis=1)
+
+
+def _robust_fit(x: Field, y: Field) -> Field:
+    """Least squares that outliers, which are local edits, do not pull at: float32 [10, 3]."""
+    terms, still = _polynomial(x), np.eye(10, 3, dtype=np.float32)
+    weights, ridge = still, 1e-4 * len(x) * np.eye(10, dtype=np.float32)
+    for _ in range(12):
+        error = np.square(terms @ weights - y).mean(axis=1, keepdims=True)
+        trusted = terms / (1 + error / (10 / 255) ** 2)
+        weights = still + np.linalg.solve(trusted.T @ terms + ridge, trusted.T @ (y - x))
+    return weights.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -429,10 +506,10 @@ class Riders:
 
     def ride(self, first: Match, previous: Match, forth: Field) -> Ride | None:
         """Where the riders are now; None as long as there are none."""
-        there, here = self._moves(forth), self._moves(first.flow) * first.trust
+        there, here = self._drift(forth), _soft(self._drift(first.flow), 1, 3) * first.trust
         flow, (cover, left) = np.zeros_like(forth), np.zeros((2, *here.shape), np.float32)
         for i, (piece, home) in enumerate(zip(self._pieces, self._homes, strict=True)):
-            self._rides[i] |= 0.12 < (piece * there).sum() / piece.sum() < 0.82
+            self._rides[i] |= 0.12 < _moving_share(piece, there) < 0.82
             if self._rides[i]:
                 was = _warp(home, first.flow)
                 rigid = _rigid(first.flow, here * was)
@@ -443,14 +520,23 @@ class Riders:
         self._cover = cover
         return Ride(flow, cover, left * (1 - cover), left_previous) if any(self._rides) else None
 
-    def _moves(self, flow: Field) -> Field:
-        """1 where a flow leaves the affine motion of the border, fitted robustly against what crosses it."""
+    def _drift(self, flow: Field) -> Field:
+        """How far a flow leaves the affine motion of the border, fitted robustly against what crosses it."""
         x, y = self._plane[self._edge][::16], flow[self._edge][::16]
         weight = np.ones((len(x), 1), np.float32)
         for _ in range(5):
             motion = np.linalg.lstsq(x * weight, y * weight, rcond=None)[0]
             weight = 1 / np.sqrt(1 + ((x @ motion - y) ** 2).sum(axis=1, keepdims=True))
-        return _soft(cv2.sqrt(_squared(flow - cv2.transform(self._plane, motion.T))), 1, 3)
+        drift: Field = cv2.sqrt(_squared(flow - cv2.transform(self._plane, motion.T)))
+        return drift
+
+
+def _moving_share(piece: Field, drift: Field) -> float:
+    """The share of a piece that goes with the fastest thing in it; 0 until that has moved far enough."""
+    fastest = np.quantile(drift[piece > 0.5], 0.9) if (piece > 0.5).any() else 0.0
+    if fastest < 2:
+        return 0.0
+    return float((piece * _soft(drift / fastest, 0.3, 0.6)).sum() / piece.sum())
 
 
 def _rigid(flow: Field, weight: Field) -> Field:

@@ -80,7 +80,7 @@ def run_edit(job: EditJob, on_step: OnStep = ignore) -> Outcome:
     if job.sheet:
         write_image(job.sheet, reel.sheet(rendering.fps), overwrite=job.overwrite)
     found = rendering.findings()
-    notices = _notices(job, choice, Size.of(first_frame), rendering.sizes, found)
+    notices = _notices(job, choice, Size.of(first_frame), rendering, found)
     result = {"frames": reel.count, "notices": notices, "seconds": watch.seconds, **found}
     sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
     return Outcome(job.output, sidecar, job.sheet, reel.count, watch.seconds, notices)
@@ -137,7 +137,7 @@ def _check_outputs(job: Job) -> list[Path]:
 def _check_span(job: Job) -> None:
     found = job.span.expected
     if found is not None and found < (job.frames or 1):
-        there = f"has {found} frames from {job.start:g} s on"
+        there = f"has {found} frames at {float(job.span.rate):g} fps from {job.start:g} s on"
         raise VideoError(f"{job.clip}: {there}, not {job.frames or 'one'}")
 
 
@@ -272,13 +272,16 @@ def _moving(frames: Iterable[Frame], job: Job) -> Iterator[Frame]:
 
 
 def _notices(
-    job: EditJob, choice: Choice, given: Size, sizes: tuple[Size, ...], found: dict[str, Any]
+    job: EditJob, choice: Choice, given: Size, rendering: Rendering, found: dict[str, Any]
 ) -> list[str]:
     notices = [choice.reason] if choice.reason else []
-    if given not in sizes:
-        notices.append(f"the edited frame is {given}; it was fitted to {sizes[-1]} ({job.options.fit})")
+    if given not in rendering.sizes:
+        fitted = f"{rendering.sizes[-1]} ({job.options.fit})"
+        notices.append(f"the edited frame is {given}; it was fitted to {fitted}")
     if choice.checkpoint is None and (unused := _unused(job)):
         notices.append(f"{choice.entry.name} does not use {', '.join(unused)}")
+    if rendering.audio and job.output.suffix.lower() != ".mp4":
+        notices.append(f"{job.output.name} holds no sound; an mp4 would")
     if warning := found.get("flow", {}).get("warning"):
         notices.append(warning)
     return notices

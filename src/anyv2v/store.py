@@ -33,6 +33,7 @@ def identity(backbone: Backbone, checkpoint: Path | None, video: Video, options:
     return {
         "backbone": backbone.name,
         "checkpoint": str(checkpoint and checkpoint.resolve()),
+        "number of frames": str(len(video)),
         "frames": hashlib.sha256(video.frames.tobytes()).hexdigest(),
         "size": f"{options.fit} to {spec.size}",
         "fps": str(spec.fps),
@@ -49,12 +50,12 @@ def save_trajectory(
     Raises:
         OutputError: The file cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {str(level): latents.cpu().contiguous() for level, latents in trajectory.latents.items()}
     metadata = {"identity": json.dumps(about), "inversion_steps": str(steps)}
     with draft(path, overwrite=overwrite) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(save(tensors, metadata=metadata))
 
 
 def load_trajectory(path: Path, about: Mapping[str, str], device: Any) -> tuple[Trajectory, int]:

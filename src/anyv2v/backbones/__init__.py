@@ -179,8 +179,8 @@ def _best_here() -> Choice:
     if not cuda_devices():
         return Choice(
             flow,
-            reason="optical flow carries the edit, as there is no CUDA GPU; the paper's model is "
-            f"--backbone {diffusion.name}, after: {diffusion.download}",
+            reason="optical flow carries the edit, as there is no CUDA GPU; "
+            f"how to get the paper's model: anyv2v backbones (--backbone {diffusion.name})",
         )
     try:
         return Choice(diffusion, find(diffusion, None))

@@ -1,0 +1,1 @@
+"""How well an edit was carried: clips whose true edit is known."""

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyv2v import write
+from anyv2v.errors import VideoError
+from anyv2v.evaluation.methods import ABLATIONS, Method, Result, methods
+from anyv2v.evaluation.metrics import first_frame_adherence, psnr, ssim, warping_error
+from anyv2v.evaluation.propagation import METRICS, estimate, real_cases, rendered_cases, run, summarise
+from conftest import scene
+
+HALF = np.zeros((6, 64, 96), bool)
+HALF[:, :, :48] = True
+
+
+def test_psnr_by_its_definition() -> None:
+    black, grey = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 51, np.uint8)
+    assert psnr(grey, black) == pytest.approx(20 * math.log10(255 / 51), abs=1e-4)
+    assert psnr(black, black) == 100
+    assert math.isnan(psnr(grey, black, np.zeros((2, 4, 4), bool)))
+
+
+def test_regions_are_scored_apart() -> None:
+    truth = scene()
+    frames = truth.copy()
+    frames[:, :, :48] = 255 - frames[:, :, :48]
+    assert psnr(frames, truth, HALF) < 12
+    assert psnr(frames, truth, ~HALF) == 100
+    assert ssim(frames, truth, HALF) < 0.2
+    assert ssim(truth, truth) == pytest.approx(1)
+
+
+def test_first_frame_adherence_looks_at_the_first_frame_alone() -> None:
+    frames = scene()
+    assert first_frame_adherence(frames, frames[0]) == 100
+    assert first_frame_adherence(frames[::-1], frames[0]) < 20
+
+
+def test_warping_error_is_nothing_along_the_true_motion() -> None:
+    frames = scene(shift=2)
+    flow = np.full((5, 64, 96, 2), (2.0, 0.0), np.float32)  # the picture moves to the left
+    seen = np.ones((5, 64, 96), bool)
+    seen[:, :, -4:] = False
+    assert warping_error(frames, flow, seen) < 0.5
+    assert warping_error(frames, 0 * flow, seen) > 10
+
+
+@settings(deadline=None)  # the first call imports scipy
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=9))
+def test_an_interval_holds_its_mean(values: list[float]) -> None:
+    found = estimate([*values, float("nan")])
+    assert found is not None
+    assert found.low <= found.mean + 1e-9
+    assert found.mean <= found.high + 1e-9
+
+
+def test_an_interval_by_the_book() -> None:
+    found = estimate([1.0, 2.0, 3.0])
+    assert found is not None
+    assert (found.mean, found.high - found.mean) == (2, pytest.approx(4.303 / math.sqrt(3), abs=1e-3))
+    assert estimate([float("nan")]) is None
+
+
+def test_the_truth_beats_everything() -> None:
+    def knows(task: object) -> Result:
+        return Result(task.truth)
+
+    rows = [Method("truth", knows), *methods(["flow"])]
+    cases = rendered_cases(2, ["recolour"], ["translation"])
+    scores = [score for _, score, _ in run(rows, cases)]
+    table = {row.method: row for row in summarise(scores)}
+    assert list(table) == ["truth", "source", "frozen frame", "flow"]
+    edit = {name: row.metrics["psnr_edit"].mean for name, row in table.items()}
+    assert edit["truth"] == 100
+    assert edit["flow"] > max(edit["source"], edit["frozen frame"]) + 3
+    assert table["flow"].metrics["first_frame"].mean == 100
+    assert table["flow"].seeds == 2
+
+
+def test_ablations_of_a_diffusion_backbone(tiny: str) -> None:
+    rows = methods(["i2vgen-xl"], model=tiny, ablations=True, device="cpu")
+    assert [row.name for row in rows[2:]] == [
+        "i2vgen-xl: its VAE on the truth",
+        *("i2vgen-xl" + a for a in ABLATIONS),
+    ]
+
+
+def test_real_clips_have_a_true_edit_too(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="no clip"):
+        list(real_cases(tmp_path))
+    write(tmp_path / "a.mp4", scene(), 8)
+    cases = list(real_cases(tmp_path, side=64))
+    assert [case.edit for case in cases] == ["grade", "posterise", "sketch"]
+    for case in cases:
+        assert case.task.truth.shape == (6, 64, 64, 3)
+        assert np.abs(case.task.truth.astype(int) - case.task.source).mean() > 5
+
+
+def test_the_command(tmp_path: Path, monkeypatch, capsys) -> None:
+    from anyv2v import cli
+
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "bench propagation --seeds 1 --edits recolour,style --motions translation --json b.json --html b.html"
+    )
+    monkeypatch.setattr("sys.argv", ["anyv2v", *words.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert "frozen frame" in capsys.readouterr().out
+    rows = json.loads(Path("b.json").read_text())["rows"]
+    assert len(rows) == 3 * 2
+    assert set(rows[0]["metrics"]) == set(METRICS)
+    page = Path("b.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 1  # the motion is shown once
+    assert not re.search(r"(src|href)=[\"']?http", page)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert "b.json: exists already" in capsys.readouterr().err
