@@ -169,6 +169,8 @@ class FlowCarrier:
         known = known * _first_order(small, then, layer.law, light)
         out = _transfer(frame, layer, light)
         guess, error = _guess(frame, small, _resize(out, self._size), known)
+        if self._look.grades:  # then bared ground needs the grade, and no guess at what lay around it
+            guess, error = guess.unedit(self._tracker.bared), error * (1 - self._tracker.bared)
         # A poor guess is worse than a doubtful match; but ground that was just bared has no match at all.
         share = (1 - known) * _bell(error / (12 + 13 * self._tracker.bared))
         self._previous = Layer(frame, out, layer.law).blend(guess, 1 - share, share)
@@ -226,6 +228,11 @@ class Look:
 
     def __init__(self, table: ImageFilter.Color3DLUT | None = None) -> None:
         self._table = table
+
+    @property
+    def grades(self) -> bool:
+        """Whether it changes anything."""
+        return self._table is not None
 
     def __call__(self, frame: Frame) -> Frame:
         if self._table is None:
