@@ -11,16 +11,8 @@ import pytest
 import torch
 
 from anyv2v.errors import OptionError
-from anyv2v.evaluation.scenes import (
-    EDITS,
-    HELD_OUT,
-    MOTIONS,
-    Pair,
-    edit_scene,
-    render,
-    render_pair,
-    sample_scene,
-)
+from anyv2v.evaluation.filming import Pair, render, render_pair
+from anyv2v.evaluation.scenes import EDITS, HELD_OUT, MOTIONS, edit_scene, sample_scene
 
 SIZE, FRAMES = 64, 8
 LOCAL = [edit for edit in EDITS if edit not in ("style", "weather")]

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.errors import VideoError
+from anyv2v.evaluation.filming import Pair, render_pair
 from anyv2v.evaluation.methods import Method, Result, Task
 from anyv2v.evaluation.metrics import first_frame_adherence, psnr, ssim, warping_error
-from anyv2v.evaluation.scenes import EDITS, MOTIONS, Pair, render_pair
+from anyv2v.evaluation.scenes import EDITS, MOTIONS
 from anyv2v.video import Clip, Fit, Size
 
 __all__ = [
