@@ -468,6 +468,16 @@ def test_our_own_faults_are_one_line_and_exit_code_1(job: Path, run, monkeypatch
     assert json.loads(run(*EDIT, "--json")[1])["kind"] == "ZeroDivisionError"
 
 
+def test_a_fault_amid_the_frames_leaves_nothing(job: Path, run, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("anyv2v.flow.FlowCarrier.__call__", fail)
+    code, _, err = run(*EDIT)
+    assert (code, "ZeroDivisionError: oh" in err) == (1, True)
+    assert sorted(path.name for path in job.iterdir()) == ["clip.mp4", "edited.png"]
+
+
 def test_out_of_memory_says_what_to_lower(job: Path, run, monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
