@@ -300,7 +300,7 @@ def propagation(
         scores.append(score)
     write_reports(scores, gallery, json_file, html_file, overwrite=bool(overwrite))
     for table in () if quiet else tables(scores):
-        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _among(names: str | None, known: Sequence[str]) -> Sequence[str]:

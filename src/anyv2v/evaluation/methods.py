@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anyv2v.backbones import Carrier, load_backbone
+from anyv2v.backbones import Carrier, list_backbones, load_backbone
 from anyv2v.edit import diffuse
 from anyv2v.options import Options
 from anyv2v.video import Size, Video
@@ -71,9 +71,9 @@ class Method:
 
 ABLATIONS: Mapping[str, dict[str, Any]] = {
     "": {},
-    " - temporal": {"tau_temporal": 0.0},
-    " - temporal - spatial": {"tau_temporal": 0.0, "tau_spatial": 0.0, "tau_conv": 0.0},
-    " - temporal - spatial - inversion": {
+    ", no temporal": {"tau_temporal": 0.0},
+    ", no injection": {"tau_temporal": 0.0, "tau_spatial": 0.0, "tau_conv": 0.0},
+    ", no inversion": {
         "tau_temporal": 0.0,
         "tau_spatial": 0.0,
         "tau_conv": 0.0,
@@ -81,7 +81,7 @@ ABLATIONS: Mapping[str, dict[str, Any]] = {
         "skip": 0,
     },
 }
-"""Table 3 of the paper: what is left as its parts are taken away, at last the start from the inversion."""
+"""Table 3 of the paper: temporal injection is taken away, then spatial, then the start from the inversion."""
 
 
 def methods(
@@ -103,11 +103,12 @@ def methods(
     """
     rows = [Method("source", lambda task: Result(task.source)), Method("frozen frame", _frozen)]
     for name in backbones:
-        backbone = load_backbone(name, model if name != "flow" else None, device=device)
+        known = list_backbones().get(name)
+        backbone = load_backbone(name, model if known and known.pipeline else None, device=device)
         if isinstance(backbone, Carrier):
             rows.append(Method(name, _carried(backbone)))
             continue
-        rows.append(Method(f"{name}: its VAE on the truth", _ceiling(backbone)))
+        rows.append(Method(f"{name}, its VAE alone", _ceiling(backbone)))
         for suffix, changes in ABLATIONS.items() if ablations else [("", {})]:
             rows.append(Method(name + suffix, _diffused(backbone, replace(options, **changes))))
     return rows
