@@ -17,8 +17,9 @@ ROOT = Path(anyv2v.__file__).parent
 # A room may import from rooms on lower floors; what is not listed stands on the ground floor.
 FLOORS = [
     {"errors"},
+    {"drafts"},
     {"video"},
-    {"options", "sheet", "sidecar"},
+    {"writing", "options", "sheet", "sidecar"},
     {"schedule", "features", "flow", "fitting", "job"},
     {"backbones.protocol"},
     {"backbones.checkpoint"},

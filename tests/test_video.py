@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-from anyv2v import video
+from anyv2v import drafts, video
+from anyv2v.drafts import draft
 from anyv2v.errors import ImageError, OptionError, OutputError, UserError, VideoError
 from anyv2v.video import (
     AudioTrack,
@@ -31,13 +32,11 @@ from anyv2v.video import (
     Size,
     Video,
     check_image_suffix,
-    check_output,
-    draft,
     probe,
     read_image,
-    write,
     write_image,
 )
+from anyv2v.writing import check_output, write
 from clips import beep, film, listen, number, numbered, onset, smooth, turn
 
 FPS = Fraction(25)
@@ -586,7 +585,7 @@ def test_what_came_meanwhile_stays(
 ) -> None:
     """Even if it came just after the check."""
     if not checked:
-        monkeypatch.setattr(video, "_check_replaceable", lambda *_: None)
+        monkeypatch.setattr(drafts, "check_replaceable", lambda *_: None)
     message = "exists already" if checked else "cannot be written"
     with (
         pytest.raises(OutputError, match=f"{name}: {message}"),

@@ -18,7 +18,8 @@ from anyv2v.edit import Step, Trajectory, diffuse, edit, invert, invert_video, p
 from anyv2v.errors import AnyV2VError, UserError
 from anyv2v.fitting import clip_spec, fit_frame, fit_frames
 from anyv2v.options import NEGATIVE_PROMPT, RECIPES, Options, recipe
-from anyv2v.video import AudioTrack, Clip, Fit, Size, Video, VideoInfo, probe, read_image, write, write_image
+from anyv2v.video import AudioTrack, Clip, Fit, Size, Video, VideoInfo, probe, read_image, write_image
+from anyv2v.writing import write
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, Condition, VideoSpec

@@ -226,7 +226,8 @@ def frame(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the first frame of a clip, or of what follows --start: the picture to edit."""
-    from anyv2v.video import Clip, check_file, write_image
+    from anyv2v.drafts import check_file
+    from anyv2v.video import Clip, write_image
 
     check_file(output, overwrite=bool(overwrite))
     print(write_image(output, next(iter(Clip(clip, start=start or 0.0))), overwrite=bool(overwrite)))
@@ -282,10 +283,10 @@ def propagation(
         raise OptionError("scores need scikit-image: pip install 'anyv2v[eval]'")
     from rich.progress import track
 
+    from anyv2v.drafts import check_file
     from anyv2v.evaluation.methods import methods
     from anyv2v.evaluation.propagation import EDITS, MOTIONS, real_cases, rendered_cases, run
     from anyv2v.evaluation.report import Gallery, tables, write_reports
-    from anyv2v.video import check_file
 
     for path in filter(None, (json_file, html_file)):
         check_file(path, overwrite=bool(overwrite))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from anyv2v.backbones import Carrier, Choice, choose, load_choice
+from anyv2v.drafts import check_file
 from anyv2v.edit import OnStep, Step, diffuse, ignore, invert_video
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
 from anyv2v.fitting import fit_frame
@@ -25,19 +26,8 @@ from anyv2v.options import Options, recipe
 from anyv2v.sheet import Reel
 from anyv2v.sidecar import files_of, library_versions, sha256, sidecar_of, write_sidecar
 from anyv2v.store import identity, load_trajectory, save_trajectory
-from anyv2v.video import (
-    AudioTrack,
-    Clip,
-    Frame,
-    Size,
-    Video,
-    check_file,
-    check_image_suffix,
-    check_output,
-    read_image,
-    write,
-    write_image,
-)
+from anyv2v.video import AudioTrack, Clip, Frame, Size, Video, check_image_suffix, read_image, write_image
+from anyv2v.writing import check_output, write
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec

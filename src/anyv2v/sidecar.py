@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from anyv2v.video import draft
+from anyv2v.drafts import draft
 
 __all__ = ["files_of", "library_versions", "sha256", "sidecar_of", "write_sidecar"]
 

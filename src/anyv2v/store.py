@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyv2v.drafts import draft
 from anyv2v.edit import Trajectory
 from anyv2v.errors import OptionError
 from anyv2v.fitting import clip_spec
-from anyv2v.video import Video, draft
+from anyv2v.video import Video
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone

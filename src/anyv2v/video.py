@@ -1,4 +1,4 @@
-"""Video in and out: films, animations and folders of images as RGB frames, with their times and their sound.
+"""Video in: films, animations and folders of images as RGB frames, with their times and their sound.
 
     clip = Clip("walk.mp4", start=2.0, frames=16, fps=Fraction(8))      # nothing is decoded yet
     fit = Fit(clip.size, Size(512, 512))
@@ -12,45 +12,42 @@ Not covered: tone mapping of HDR, pixels that are not square, interlacing, mirro
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
 from io import BytesIO
-from itertools import accumulate, chain, count, islice, pairwise
+from itertools import accumulate, count, islice, pairwise
 from math import ceil
-from os import W_OK, access
-from os.path import lexists
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import av
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import Colorspace, Interpolation
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from anyv2v.drafts import draft
 from anyv2v.errors import ImageError, OptionError, OutputError, UserError, VideoError
 
 __all__ = [
     "AudioTrack",
     "Clip",
+    "Film",
     "Fit",
     "Frame",
     "Size",
     "Video",
     "VideoInfo",
-    "check_file",
     "check_image_suffix",
-    "check_output",
-    "draft",
     "probe",
+    "ratio",
     "read_image",
-    "write",
+    "reading",
+    "seek",
     "write_image",
 ]
 
@@ -167,8 +164,8 @@ class Clip:
             raise OptionError(f"fps {self.fps}: must lie between {_SLOWEST} and {_FASTEST}")
 
     @cached_property
-    def _source(self) -> _Film | _Slides:
-        return _source(Path(self.path), None if self.fps is None else _ratio(self.fps))
+    def _source(self) -> Film | _Slides:
+        return _source(Path(self.path), None if self.fps is None else ratio(self.fps))
 
     @property
     def info(self) -> VideoInfo:
@@ -178,7 +175,7 @@ class Clip:
     @property
     def rate(self) -> Fraction:
         """Frames per second of what is read."""
-        return self.info.fps if self.fps is None else _ratio(self.fps)
+        return self.info.fps if self.fps is None else ratio(self.fps)
 
     @property
     def size(self) -> Size:
@@ -224,7 +221,7 @@ _LONGEST = 10_000_000  # seconds: beyond four months, the clocks of containers o
 _SLOWEST, _FASTEST = Fraction(1, 100), 1000  # Hz
 
 
-def _ratio(fps: Fraction | float) -> Fraction:
+def ratio(fps: Fraction | float) -> Fraction:
     """A rate as FFmpeg can hold it: 29.97 becomes 2997/100."""
     return Fraction(fps).limit_denominator(1001)
 
@@ -261,7 +258,7 @@ def check_image_suffix(path: Path | str) -> Path:
 
 
 def _load(path: Path, error: type[UserError]) -> Frame:
-    with _reading(path, "image", error), Image.open(path) as image:
+    with reading(path, "image", error), Image.open(path) as image:
         return _rgb(image)
 
 
@@ -284,7 +281,7 @@ _Picture = Callable[[], Frame]
 _Shown = Iterator[tuple[Fraction, _Picture]]
 
 
-def _source(path: Path, fps: Fraction | None = None) -> _Film | _Slides:
+def _source(path: Path, fps: Fraction | None = None) -> Film | _Slides:
     if path.is_dir():
         return _stills(path, [p for p in path.iterdir() if p.suffix.lower() in _IMAGES], fps)
     if not path.exists() and re.search(r"[*?\[]", path.name):
@@ -295,7 +292,7 @@ def _source(path: Path, fps: Fraction | None = None) -> _Film | _Slides:
         raise VideoError(f"{path}: the file is empty")
     if path.suffix.lower() in _TICKS:
         return _animation(path)
-    return _stills(path, [path], fps) if path.suffix.lower() in _IMAGES else _Film(path)
+    return _stills(path, [path], fps) if path.suffix.lower() in _IMAGES else Film(path)
 
 
 def _on_screen(shown: _Shown, start: Fraction, rate: Fraction) -> Iterator[_Picture]:
@@ -308,7 +305,7 @@ def _on_screen(shown: _Shown, start: Fraction, rate: Fraction) -> Iterator[_Pict
 
 
 @contextmanager
-def _reading(path: Path, kind: str, error: type[UserError]) -> Iterator[None]:
+def reading(path: Path, kind: str, error: type[UserError]) -> Iterator[None]:
     """Turn what FFmpeg and Pillow raise over a bad file into one line of ours."""
     damage = (av.error.FFmpegError, OSError, EOFError, IndexError, SyntaxError, ValueError)
     try:
@@ -319,7 +316,7 @@ def _reading(path: Path, kind: str, error: type[UserError]) -> Iterator[None]:
         raise error(f"{path}: damaged, or no {kind} at all") from reason
 
 
-class _Film:
+class Film:
     """A video file, by FFmpeg."""
 
     def __init__(self, path: Path) -> None:
@@ -368,7 +365,7 @@ class _Film:
         with self._opened() as (container, stream):
             early = self._early(stream)
             if start > 0:
-                _seek(container, stream, self.origin + start)
+                seek(container, stream, self.origin + start)
             for frame in container.decode(stream):
                 yield self._time(frame) - self.origin - early, partial(_upright_rgb, frame)
             if frame is not None:  # else it was sought past the end
@@ -417,7 +414,7 @@ class _Film:
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
         """The container and its video stream, which the cover of an album is not."""
-        with _reading(self.path, "video", VideoError), av.open(self.path) as container:
+        with reading(self.path, "video", VideoError), av.open(self.path) as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise VideoError(f"{self.path}: has no video stream")
@@ -425,7 +422,7 @@ class _Film:
             yield container, streams[0]
 
 
-def _seek(container: Any, stream: Any, time: Fraction) -> None:
+def seek(container: Any, stream: Any, time: Fraction) -> None:
     """Go to the last key frame before ``time``; what cannot seek is read from its beginning."""
     with suppress(av.error.FFmpegError):
         container.seek(time // stream.time_base, stream=stream)
@@ -510,7 +507,7 @@ _TICKS = {".gif": Fraction(1, 100), ".webp": Fraction(1, 500)}
 
 def _animation(path: Path) -> _Slides:
     """A GIF or WebP, by Pillow: FFmpeg guesses the rate of the one and cannot read the other."""
-    with _reading(path, "video", VideoError):
+    with reading(path, "video", VideoError):
         image: Any = Image.open(BytesIO(path.read_bytes()))
         durations = [_duration(image, k) for k in range(image.n_frames)]
 
@@ -609,284 +606,3 @@ def _feathered(side: slice, whole: int) -> NDArray[np.float64]:
     rise = np.minimum(np.arange(1, length + 1) / (min(16, length // 8) + 1), 1.0)
     flat = np.ones(length)
     return np.minimum(rise if side.start else flat, rise[::-1] if side.stop < whole else flat)
-
-
-# -- writing
-
-
-def write(
-    path: Path | str,
-    frames: Iterable[Frame],
-    fps: Fraction | float,
-    audio: AudioTrack | None = None,
-    *,
-    overwrite: bool = False,
-) -> Path:
-    """Write frames of one size, taking them one by one, in the format that the suffix of the path names.
-
-    .mp4: H.264 of high quality, bt709, odd sizes grown by a pixel; ``audio`` is cut to the frames' length.
-    .gif, .webp: endless animations, without sound; a WebP stays in memory until it is whole.
-    No suffix: a folder of 00000.png, 00001.png, ... without sound.
-
-    The output takes its name only when it is whole. Raises OutputError, see ``check_output``.
-    """
-    path = check_output(path, overwrite=overwrite)
-    with draft(path, overwrite=overwrite) as temporary:
-        if path.suffix:
-            _encode(temporary, iter(frames), _ratio(fps), audio)
-        else:
-            _write_stills(temporary, frames)
-    return path
-
-
-def check_output(path: Path | str, *, overwrite: bool = False) -> Path:
-    """The path, if ``write`` can write there: to be asked before hours of work.
-
-    Raises OutputError for an unknown suffix, a folder that is missing or read-only, and for what exists
-    already, unless ``overwrite``; a folder that holds anything but frames is never overwritten.
-    """
-    path = _named(path)
-    if path.suffix and path.suffix.lower() not in _FORMATS:
-        raise OutputError(f"{path}: unknown suffix; use {' '.join(_FORMATS)} or none, for a folder of PNG")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}")
-    if not access(path.parent, W_OK):
-        raise OutputError(f"{path}: the folder {path.parent} is read-only")
-    if lexists(path):
-        _check_replaceable(path, overwrite, folder=not path.suffix)
-    return path
-
-
-def _named(path: Path | str) -> Path:
-    path = Path(path)
-    if path.name in ("", ".."):  # "." has no name either
-        raise OutputError(f"{path}: is no name for an output; give one, as in {path / 'out'}")
-    return path
-
-
-def check_file(path: Path, *, overwrite: bool) -> None:
-    """Whether ``draft`` could make this file, of any kind: to be asked before hours of work.
-
-    Raises OutputError for a folder that is missing or read-only, and for what exists, unless ``overwrite``.
-    """
-    if not access(path.parent, W_OK):
-        raise OutputError(f"{path}: the folder {path.parent} is missing, or cannot be written to")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; use another name")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; --overwrite replaces it")
-
-
-def _check_replaceable(path: Path, overwrite: bool, folder: bool) -> None:
-    if path.is_dir() != folder:
-        raise OutputError(f"{path}: is a {'folder' if path.is_dir() else 'file'}; use another name")
-    lost = [p.name for p in path.iterdir()] if folder else [path.name]
-    if lost and not overwrite:
-        raise OutputError(f"{path}: exists already; --overwrite replaces it")
-    if folder and not all(re.fullmatch(r"\d{5,}\.png", name) for name in lost):
-        raise OutputError(f"{path}: holds other files than frames; use another name")
-
-
-@contextmanager
-def draft(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
-    """A hidden name beside ``path``; the file or folder made there takes the name ``path`` once it is whole.
-
-        with draft("report.json", overwrite=False) as temporary:
-            temporary.write_text(report)
-
-    Whatever fails or interrupts leaves no trace of it. What has come to stand at ``path`` meanwhile is lost
-    only with ``overwrite``, and a folder only if it holds frames alone. Raises OutputError.
-    """
-    path = _named(path)
-    temporary = _hidden(path)
-    try:
-        yield temporary
-        _publish(temporary, path, overwrite)
-    except OSError as reason:
-        raise OutputError(f"{path}: cannot be written: {reason.strerror or reason}") from reason
-    finally:
-        _remove(temporary)
-
-
-def _hidden(path: Path) -> Path:
-    return path.with_name(f".{uuid4().hex[:8]}-{path.name}")
-
-
-def _remove(path: Path) -> None:
-    """Remove what may be a folder, or nothing at all; what cannot be removed stays."""
-    with suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _publish(whole: Path, path: Path, overwrite: bool) -> None:
-    folder = whole.is_dir()
-    if lexists(path):
-        _check_replaceable(path, overwrite, folder)
-    if folder and overwrite and path.exists():
-        _exchange(whole, path)
-    elif folder or overwrite:
-        whole.replace(path)  # fails where a folder is not empty
-    else:
-        _take_free_name(whole, path)
-
-
-def _take_free_name(whole: Path, path: Path) -> None:
-    """A second name, unlike a new one, never replaces what came between the check and now."""
-    try:
-        path.hardlink_to(whole)
-    except OSError:  # the name is taken, or the disk has no second names, as with exFAT
-        if lexists(path):
-            raise
-        whole.rename(path)
-
-
-def _exchange(whole: Path, path: Path) -> None:
-    """Put a folder in the place of another; one of the two always remains."""
-    old = _hidden(path)
-    try:
-        path.rename(old)
-        whole.rename(path)
-    finally:
-        if not lexists(path):
-            old.rename(path)
-        elif not whole.exists():
-            _remove(old)
-
-
-def _write_stills(folder: Path, frames: Iterable[Frame]) -> None:
-    folder.mkdir()
-    for k, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / f"{k:05}.png")
-
-
-def _encode(path: Path, frames: Iterator[Frame], fps: Fraction, audio: AudioTrack | None) -> None:
-    kind = _FORMATS[path.suffix.lower()]
-    pictures = map(kind.picture, frames)
-    first = next(pictures)
-    with av.open(path, "w", options=kind.container_options) as container:
-        stream = container.add_stream(kind.codec, rate=fps, options=kind.codec_options)
-        stream.width, stream.height, stream.pix_fmt = first.width, first.height, first.format.name
-        sound = _Sound(container, audio) if audio and kind.sounds else None
-        for k, picture in enumerate(chain([first], pictures)):
-            picture.pts, picture.time_base = k, 1 / fps
-            container.mux(stream.encode(picture))
-            if sound:
-                container.mux(sound.until((k + 1) / fps))
-        container.mux(stream.encode(None))
-        if sound:
-            container.mux(sound.stream.encode(None))
-
-
-def _yuv(frame: Frame) -> Any:
-    height, width, _ = frame.shape
-    even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # chroma has half the size
-    return av.VideoFrame.from_ndarray(even).reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
-        threads=1,
-    )
-
-
-def _paletted(frame: Frame) -> Any:
-    """Dithered to 256 colours of its own."""
-    image = Image.fromarray(frame)
-    colours = image.quantize(256, Image.Quantize.FASTOCTREE)
-    dithered = image.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
-    palette = np.full((256, 4), 255, np.uint8)  # ARGB
-    listed = np.reshape(dithered.getpalette() or [], (-1, 3))
-    palette[: len(listed), 1:] = listed
-    return av.VideoFrame.from_ndarray((np.asarray(dithered), palette), format="pal8")
-
-
-def _bgra(frame: Frame) -> Any:
-    return av.VideoFrame.from_ndarray(frame).reformat(format="bgra")
-
-
-@dataclass(frozen=True)
-class _Format:
-    codec: str
-    picture: Callable[[Frame], Any]
-    codec_options: dict[str, str] = field(default_factory=dict)
-    container_options: dict[str, str] = field(default_factory=dict)
-    sounds: bool = False
-
-
-_BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
-_FORMATS = {
-    ".mp4": _Format("libx264", _yuv, {"crf": "17", **_BT709}, {"movflags": "+faststart"}, sounds=True),
-    ".gif": _Format("gif", _paletted),
-    ".webp": _Format("libwebp_anim", _bgra, {"quality": "90"}, {"loop": "0"}),
-}
-
-
-# -- sound
-
-_RATE = 48_000  # Hz
-_JITTER = _RATE // 200  # samples: containers round the times of sound, and a true gap is longer
-
-
-class _Sound:
-    """The sound of a film that is being written, kept level with its pictures: AAC, 48 kHz, stereo."""
-
-    def __init__(self, container: Any, track: AudioTrack) -> None:
-        self.stream = container.add_stream("aac", rate=_RATE, layout="stereo", bit_rate=192_000)
-        self.duration = track.duration
-        self.blocks = _samples(track)
-        self.ready = np.zeros((2, 0), np.float32)
-        self.done = 0
-
-    def until(self, seconds: Fraction) -> list[Any]:
-        """Packets that bring the sound to so many seconds."""
-        if self.duration is not None:
-            seconds = min(seconds, Fraction(self.duration))
-        samples = self._take(round(seconds * _RATE) - self.done)
-        if not samples.size:
-            return []
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="stereo")
-        frame.rate, frame.pts, frame.time_base = _RATE, self.done, Fraction(1, _RATE)
-        self.done += samples.shape[1]
-        return list(self.stream.encode(frame))
-
-    def _take(self, n: int) -> NDArray[np.float32]:
-        """The next n samples [2, n], fewer at the end of the file."""
-        while self.ready.shape[1] < n and (block := next(self.blocks, None)) is not None:
-            self.ready = np.concatenate([self.ready, block], axis=1)
-        taken, self.ready = np.split(self.ready, [n], axis=1)
-        return taken
-
-
-def _samples(track: AudioTrack) -> Iterator[NDArray[np.float32]]:
-    """Samples [2, n] from the track's start to the end of the file, with silence in its gaps."""
-    start = _Film(Path(track.path)).origin + Fraction(track.start)
-    done = 0
-    for time, block in _resampled(Path(track.path), start):
-        late = round((time - start) * _RATE) - done
-        jitter = _JITTER if done else 0
-        if late > jitter:
-            block = np.concatenate([np.zeros((2, late), np.float32), block], axis=1)
-        elif late < -jitter:  # decoding began before the span
-            block = block[:, -late:]
-        yield block
-        done += block.shape[1]
-
-
-def _resampled(path: Path, start: Fraction) -> Iterator[tuple[Fraction, NDArray[np.float32]]]:
-    """Blocks of samples [2, n] at 48 kHz with their times on the file's clock, from before ``start`` on."""
-    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_RATE)
-    with _reading(path, "sound", VideoError), av.open(path) as container:
-        stream = container.streams.audio[0]
-        _seek(container, stream, start - 1)  # decoders need a moment to settle
-        for frame in chain(_heard(container, stream), [None]):
-            for block in resampler.resample(frame):
-                yield block.pts * block.time_base, block.to_ndarray()
-
-
-def _heard(container: Any, stream: Any) -> Iterator[Any]:
-    for packet in container.demux(stream):
-        with suppress(av.error.InvalidDataError):  # a glitch in the sound must not cost the pictures
-            yield from packet.decode()

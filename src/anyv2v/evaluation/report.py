@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
+from anyv2v.drafts import draft
 from anyv2v.evaluation.methods import Result
 from anyv2v.evaluation.propagation import METRICS, Case, Estimate, Row, Score, summarise
 from anyv2v.sheet import contact_sheet
-from anyv2v.video import draft
 
 __all__ = ["Gallery", "page", "tables", "write_reports"]
 
