@@ -244,7 +244,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing(job: Path, diffusion) -> No
     time.sleep(6)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (130, "anyv2v: interrupted; nothing was written\n")
+    assert (process.returncode, err) == (130, "anyv2v: interrupted; nothing is left half-written\n")
     assert sorted(path.name for path in job.iterdir()) == ["clip.mp4", "edited.png"]
 
 
@@ -489,11 +489,11 @@ def test_out_of_memory_says_what_to_lower(job: Path, run, monkeypatch) -> None:
 
 
 def test_an_interrupted_run_leaves_nothing(job: Path, run, monkeypatch) -> None:
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("anyv2v.run.Reel._small", interrupted)
-    assert run(*EDIT)[0] != 0
+    assert run(*EDIT, "--sheet", "sheet.png")[0] == 130
     assert sorted(path.name for path in job.iterdir()) == ["clip.mp4", "edited.png"]
 
 

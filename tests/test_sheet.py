@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anyv2v.sheet import PAPER, contact_sheet, picks
+from anyv2v.sheet import PAPER, Reel, contact_sheet, picks
 
 
 def clip(count: int, height: int = 30, width: int = 40, red: int = 0) -> np.ndarray:
@@ -62,3 +62,22 @@ def test_a_streaming_caller_gets_the_same_sheet() -> None:
 def test_nothing_to_show(rows: dict[str, list[np.ndarray]]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet(rows)
+
+
+@pytest.mark.parametrize("length", [1, 7, 64, 65, 1000])
+def test_a_reel_of_any_length_stays_short_and_even(length: int) -> None:
+    frame = np.zeros((8, 8, 3), np.uint8)
+    reel = Reel(limit=8)
+    assert sum(1 for _ in reel.watch((frame, frame) for _ in range(length))) == length == reel.count
+    kept = list(reel._kept)
+    assert kept[0] == 0
+    assert len(kept) <= 8
+    assert len(set(np.diff(kept))) <= 1
+    assert length - kept[-1] <= max(1, 2 * length // 8)
+
+
+def test_a_reel_that_nobody_asked_for_only_counts() -> None:
+    frame = np.zeros((8, 8, 3), np.uint8)
+    reel = Reel(limit=0)
+    assert len(list(reel.watch([(frame, frame)] * 5))) == reel.count == 5
+    assert reel._kept == {}

@@ -322,11 +322,11 @@ def main() -> None:
     except TyperException as error:
         _fail(error, 2, error.format_message())
     except KeyboardInterrupt as error:
-        _fail(error, INTERRUPTED, "interrupted; nothing was written")
+        _fail(error, INTERRUPTED, "interrupted; nothing is left half-written")
     except Exception as error:  # the last line of defence: a person gets a line, not a traceback
         _fail(error, 1, f"{type(error).__name__}: {error} (a fault of ours; --verbose shows where)")
     if code == INTERRUPTED:  # typer turns an interrupt into a silent exit
-        _fail(KeyboardInterrupt(), code, "interrupted; nothing was written")
+        _fail(KeyboardInterrupt(), code, "interrupted; nothing is left half-written")
     sys.exit(code)
 
 

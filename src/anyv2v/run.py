@@ -63,7 +63,8 @@ def run_edit(job: EditJob, on_step: OnStep = ignore) -> Outcome:
         UserError: Anything that the user can mend.
     """
     choice, watch = check(job), Stopwatch(on_step)
-    origin, first_frame, reel = _origin(job, choice), read_image(job.first_frame), Reel()
+    origin, first_frame = _origin(job, choice), read_image(job.first_frame)
+    reel = Reel() if job.sheet else Reel(limit=0)
     with _memory_errors():
         rendering = _render(job, choice, first_frame, watch)
         frames = reel.watch(rendering.pairs)

@@ -105,26 +105,30 @@ class _Grid:
 
 
 class Reel:
-    """Small pictures of a clip that streams by, evenly spread over it however long it gets."""
+    """Small pictures of a clip that streams by, evenly spread over it however long it gets.
 
-    LIMIT = 64  # pairs in memory
+    Args:
+        limit: How many pairs to keep at most; 0 only counts.
+    """
+
     WIDTH = 448  # pixels, twice a tile
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 64) -> None:
         self.count = 0
+        self._limit = limit
         self._stride = 1
         self._kept: dict[int, tuple[Frame, Frame]] = {}
 
     def watch(self, pairs: Iterable[tuple[Frame, Frame]]) -> Iterator[Frame]:
         """Pass the edited frames on, and keep some of the pairs."""
         for self.count, (source, edited) in enumerate(pairs, start=1):
-            if (self.count - 1) % self._stride == 0:
+            if self._limit and (self.count - 1) % self._stride == 0:
                 self._keep(self.count - 1, source, edited)
             yield edited
 
     def _keep(self, number: int, source: Frame, edited: Frame) -> None:
         self._kept[number] = self._small(source), self._small(edited)
-        if len(self._kept) > self.LIMIT:
+        if len(self._kept) > self._limit:
             self._stride *= 2
             self._kept = {n: pair for n, pair in self._kept.items() if n % self._stride == 0}
 

@@ -212,7 +212,7 @@ class I2VGenXL:
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in condition.tensors.items()
         }
-        level = torch.tensor(t, device=z.device)
+        level = torch.full((), t, device=z.device)  # made there: a copy would wait for the device
         velocity: Tensor = self.net(z.to(dtype), level, **told, return_dict=False)[0]
         return velocity.float()
 
