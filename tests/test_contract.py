@@ -21,7 +21,8 @@ DIFFUSION = [entry.name for entry in OURS if entry.pipeline]
 
 def checkpoint(name: str) -> str:
     """A tiny checkpoint with random weights."""
-    return str(Path(__file__).parent / "golden" / name / "checkpoint")
+    layout = {"mini": "i2vgen-xl"}.get(name, name)
+    return str(Path(__file__).parent / "golden" / layout / "checkpoint")
 
 
 @pytest.fixture(scope="module", params=DIFFUSION)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anyv2v import write
 from anyv2v.errors import VideoError
-from anyv2v.evaluation.methods import ABLATIONS, Method, Result, methods
+from anyv2v.evaluation.methods import ABLATIONS, Method, Result, ablated, methods
 from anyv2v.evaluation.metrics import first_frame_adherence, psnr, ssim, warping_error
 from anyv2v.evaluation.propagation import METRICS, estimate, real_cases, rendered_cases, run, summarise
 from conftest import scene
@@ -86,7 +86,7 @@ def test_the_truth_beats_everything() -> None:
 
 
 def test_ablations_of_a_diffusion_backbone(tiny: str) -> None:
-    rows = methods(["i2vgen-xl"], model=tiny, ablations=True, device="cpu")
+    rows = methods(["i2vgen-xl"], tiny, ablated, device="cpu")
     assert [row.name for row in rows[2:]] == [
         "i2vgen-xl, its VAE alone",
         *("i2vgen-xl" + a for a in ABLATIONS),
@@ -108,9 +108,8 @@ def test_the_command(tmp_path: Path, monkeypatch, capsys) -> None:
     from anyv2v import cli
 
     monkeypatch.chdir(tmp_path)
-    words = (
-        "bench propagation --seeds 1 --edits recolour,style --motions translation --json b.json --html b.html"
-    )
+    words = "bench propagation --backbones flow --edits recolour,style --motions translation"
+    words += " --json b.json --html b.html"
     monkeypatch.setattr("sys.argv", ["anyv2v", *words.split()])
     with pytest.raises(SystemExit) as end:
         cli.main()

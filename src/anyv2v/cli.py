@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,11 @@ from typer.exceptions import TyperException
 from anyv2v.errors import AnyV2VError, OptionError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from anyv2v.edit import OnStep
+    from anyv2v.evaluation.methods import Method, Result
+    from anyv2v.evaluation.propagation import Case, Score
 
 app = typer.Typer(
     help="Edit a video by editing its first frame.",
@@ -263,51 +268,137 @@ bench = typer.Typer(help="Measure, with truth to measure against.", no_args_is_h
 app.add_typer(bench, name="bench")
 
 
+Seeds = Annotated[int, _option(CLIP, "Clips of each class.")]
+Edits = Annotated[str | None, _option(CLIP, "Classes of edits, with commas. Default: all.")]
+Motions = Annotated[str | None, _option(CLIP, "Classes of motions, with commas. Default: all.")]
+Clips = Annotated[Path | None, _option(CLIP, "A folder of real clips, edited by filters.")]
+Side = Annotated[int | None, _option(CLIP, "Pixels. Default: what suits the models, else 128.")]
+Length = Annotated[int | None, _option(CLIP, "Frames. Default: what suits the models, else 16.", "--frames")]
+JsonFile = Annotated[Path | None, _option(TALK, "Write the rows as JSON.", "--json")]
+
+
 @bench.command()
 def propagation(
-    backbones: Annotated[str, _option(METHOD, "Names, with commas. Default: flow.")] = "flow",
+    backbones: Annotated[str, _option(METHOD, "Names, with commas.")] = "mini,flow",
     model: Model = None,
     ablations: Annotated[bool, _option(METHOD, "Also without each part of the method.")] = False,
-    seeds: Annotated[int, _option(CLIP, "Clips of each class. Default: 4.")] = 4,
-    edits: Annotated[str | None, _option(CLIP, "Classes of edits, with commas. Default: all.")] = None,
-    motions: Annotated[str | None, _option(CLIP, "Classes of motions, with commas. Default: all.")] = None,
-    clips: Annotated[Path | None, _option(CLIP, "A folder of real clips, edited by filters.")] = None,
-    json_file: Annotated[Path | None, _option(TALK, "Write the rows as JSON.", "--json")] = None,
+    seeds: Seeds = 1,
+    edits: Edits = None,
+    motions: Motions = None,
+    clips: Clips = None,
+    side: Side = None,
+    frames: Length = None,
+    json_file: JsonFile = None,
     html_file: Annotated[Path | None, _option(TALK, "Write a page with pictures.", "--html")] = None,
     overwrite: Overwrite = False,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Carry edits whose true result is known, and score how near each method comes."""
-    if find_spec("skimage") is None:
-        raise OptionError("scores need scikit-image: pip install 'anyv2v[eval]'")
-    from rich.progress import track
-
-    from anyv2v.drafts import check_file
-    from anyv2v.evaluation.methods import methods
-    from anyv2v.evaluation.propagation import EDITS, MOTIONS, real_cases, rendered_cases, run
+    _check_bench(json_file, html_file, overwrite=overwrite)
+    from anyv2v.evaluation.methods import ablated, methods
     from anyv2v.evaluation.report import Gallery, tables, write_reports
 
-    for path in filter(None, (json_file, html_file)):
-        check_file(path, overwrite=bool(overwrite))
-    classes = _among(edits, EDITS), _among(motions, MOTIONS)
-    rows = methods(backbones.split(","), model=model, ablations=ablations, device=device or "auto")
-    cases = real_cases(clips) if clips else rendered_cases(seeds, *classes)
-    total = None if clips else len(rows) * seeds * len(classes[0]) * len(classes[1])
+    classes = _classes(edits, motions)
+    variations = ablated if ablations else None
+    rows = methods(backbones.split(","), model, variations, device=device or "auto")
     gallery, scores = Gallery(), []
-    silent = quiet or not screen.is_terminal
-    for case, score, result in track(run(rows, cases), "bench", total, console=screen, disable=silent):
+    for case, score, result in _scored(rows, seeds, *classes, clips, side, frames, quiet):
         gallery.see(case, score, result)
         scores.append(score)
     write_reports(scores, gallery, json_file, html_file, overwrite=bool(overwrite))
     for table in () if quiet else tables(scores):
-        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+        _print_table(table)
 
 
-def _among(names: str | None, known: Sequence[str]) -> Sequence[str]:
+@bench.command()
+def sweep(
+    backbone: Annotated[str, _option(METHOD, "What carries the edit.")] = "mini",
+    model: Model = None,
+    vary: Annotated[
+        list[str] | None,
+        _option(METHOD, "An option and its values, as tau_temporal=0,0.5,1. Default: each tau."),
+    ] = None,
+    seeds: Seeds = 1,
+    edits: Edits = None,
+    motions: Motions = None,
+    clips: Clips = None,
+    side: Side = None,
+    frames: Length = None,
+    plot: Annotated[Path | None, _option(TALK, "Draw the curves, as a PNG.")] = None,
+    json_file: JsonFile = None,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Vary one option after the other, and score each value: the paper's Figures 7 and 8, with truth.
+
+    `--edits nothing` reconstructs the source, as for inversion_steps=10,50,500.
+    """
+    _check_bench(plot, json_file, overwrite=overwrite)
+    from anyv2v.evaluation.methods import methods
+    from anyv2v.evaluation.report import Gallery, tables, write_reports
+    from anyv2v.evaluation.sweep import knobs_of, turned, write_plot
+
+    classes, knobs = _classes(edits, motions), knobs_of(vary or [])
+    rows = methods([backbone], model, partial(turned, knobs), device=device or "auto")
+    scores = [score for _, score, _ in _scored(rows, seeds, *classes, clips, side, frames, quiet)]
+    write_reports(scores, Gallery(), json_file, None, overwrite=bool(overwrite))
+    if plot:
+        write_plot(plot, scores, knobs, overwrite=bool(overwrite))
+    if not quiet:
+        _print_table(next(tables(scores)))
+
+
+def _check_bench(*files: Path | None, overwrite: bool | None) -> None:
+    """See before the work begins that scores can be made and written."""
+    if find_spec("skimage") is None or find_spec("matplotlib") is None:
+        raise OptionError("scores need more libraries: pip install 'anyv2v[eval]'")
+    from anyv2v.drafts import check_file
+
+    for path in filter(None, files):
+        check_file(path, overwrite=bool(overwrite))
+
+
+def _classes(edits: str | None, motions: str | None) -> tuple[Sequence[str], Sequence[str]]:
+    from anyv2v.evaluation.scenes import EDITS, MOTIONS
+
+    return _among(edits, EDITS, "nothing"), _among(motions, MOTIONS)
+
+
+def _scored(
+    rows: Sequence[Method],
+    seeds: int,
+    edits: Sequence[str],
+    motions: Sequence[str],
+    clips: Path | None,
+    side: int | None,
+    frames: int | None,
+    quiet: bool,
+) -> Iterator[tuple[Case, Score, Result]]:
+    """Put every method to every case, under a bar."""
+    from rich.progress import track
+
+    from anyv2v.evaluation.methods import clip_for
+    from anyv2v.evaluation.propagation import real_cases, rendered_cases, run
+
+    suits = clip_for(rows)
+    shape = {"side": side or suits[0], "frames": frames or suits[1]}
+    cases = real_cases(clips, **shape) if clips else rendered_cases(seeds, edits, motions, **shape)
+    total = None if clips else len(rows) * seeds * len(edits) * len(motions)
+    silent = quiet or not screen.is_terminal
+    yield from track(run(rows, cases), "bench", total, console=screen, disable=silent)
+
+
+def _print_table(table: Table) -> None:
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _among(names: str | None, known: Sequence[str], *special: str) -> Sequence[str]:
+    """Those asked for of what is known; all of it, but for what is special, if none was."""
     chosen = names.split(",") if names else known
     for name in chosen:
-        if name not in known:
+        if name not in (*known, *special):
             raise OptionError(f"no class {name!r}; there are {', '.join(known)}")
     return chosen
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anyv2v.backbones import Carrier, load_backbone
+from anyv2v.backbones import Carrier, load_backbone, recipe
 from anyv2v.errors import OptionError, VideoError
 from anyv2v.fitting import check_levels, clip_spec, fit_frame, fit_frames
 from anyv2v.options import Options
@@ -183,7 +183,7 @@ def edit(
     prompt: str = "",
     *,
     backbone: str | Backbone | Carrier = "auto",
-    options: Options = Options(),
+    options: Options | None = None,
     on_step: OnStep = ignore,
 ) -> Video:
     """Carry the edit of a clip's first frame through the clip.
@@ -194,7 +194,7 @@ def edit(
         first_frame: The edited first frame, ``[H, W, 3]`` RGB; fitted like the source if its size differs.
         prompt: What the edited clip shows. Optical flow does not read it.
         backbone: A backbone, or the name of one: see ``load_backbone``.
-        options: Settings of the diffusion stage.
+        options: Settings of the diffusion stage; left out, the backbone's own.
         on_step: Called as the work goes on.
 
     Returns:
@@ -209,8 +209,10 @@ def edit(
         raise VideoError("the clip has one frame; there is nothing to carry an edit to")
     model = load_backbone(backbone) if isinstance(backbone, str) else backbone
     if isinstance(model, Carrier):
-        return _carry(model, video, fit_frame(first_frame, video.size, options), on_step)
-    return diffuse(model, video, first_frame, prompt, options, on_step=on_step)
+        fitted = fit_frame(first_frame, video.size, options or Options())
+        return _carry(model, video, fitted, on_step)
+    own = options or recipe(backbone=model.name)
+    return diffuse(model, video, first_frame, prompt, own, on_step=on_step)
 
 
 def _carry(carrier: Carrier, video: Video, first_frame: Frame, on_step: OnStep) -> Video:

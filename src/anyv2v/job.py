@@ -13,8 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anyv2v.backbones import recipe
 from anyv2v.errors import OptionError
-from anyv2v.options import Options, recipe
+from anyv2v.options import Options
 from anyv2v.video import Clip, Size
 
 __all__ = ["EditJob", "InvertJob", "Job", "read_settings"]
@@ -99,7 +100,10 @@ def read_settings(kind: type[J], settings: Mapping[str, Any]) -> J:
     for key in settings.keys() - of_job - of_options:
         close = difflib.get_close_matches(key, of_job | of_options, n=1)
         raise OptionError(f"unknown option {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-    base = recipe(settings.get("recipe", "default"))
+    model = settings.get("model")
+    base = recipe(
+        settings.get("recipe", "default"), str(settings.get("backbone", "auto")), model and str(model)
+    )
     job = {key: settings[key] for key in settings.keys() & of_job}
     options = {name: settings.get(name, getattr(base, name)) for name in of_options}
     try:

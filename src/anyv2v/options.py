@@ -10,7 +10,7 @@ from typing import Literal
 from anyv2v.errors import OptionError
 from anyv2v.video import Size
 
-__all__ = ["NEGATIVE_PROMPT", "RECIPES", "Options", "recipe"]
+__all__ = ["NEGATIVE_PROMPT", "RECIPES", "Options"]
 
 NEGATIVE_PROMPT = (
     "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
@@ -104,15 +104,5 @@ RECIPES: Mapping[str, Options] = MappingProxyType(
         ),
     }
 )
-"""``default`` does what is right; ``paper`` keeps every quirk of the reference that changes its numbers."""
-
-
-def recipe(name: str) -> Options:
-    """The options of a named recipe.
-
-    Raises:
-        OptionError: There is no such recipe.
-    """
-    if str(name) not in RECIPES:
-        raise OptionError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
-    return RECIPES[name]
+"""I2VGen-XL's: ``default`` does what is right; ``paper`` keeps every quirk of the reference that changes its
+numbers."""

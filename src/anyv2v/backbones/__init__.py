@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from anyv2v.errors import CheckpointError, OptionError, UserError
+from anyv2v.options import RECIPES, Options
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone
@@ -32,6 +33,7 @@ __all__ = [
     "list_backbones",
     "load_backbone",
     "load_choice",
+    "recipe",
 ]
 
 
@@ -56,6 +58,8 @@ class Entry:
         repository: Where its weights are published.
         files: Glob patterns of the files that are needed of the repository.
         gigabytes: What they weigh.
+        shipped: The folder of its weights, if its package brings them.
+        recipes: Named options; ``default`` is what it is at its best with.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Entry:
     repository: str | None = None
     files: tuple[str, ...] = ()
     gigabytes: float = 0.0
+    shipped: Path | None = None
+    recipes: Mapping[str, Options] = field(default_factory=lambda: RECIPES)
 
     @property
     def download(self) -> str:
@@ -86,6 +92,14 @@ _BUILT_IN = (
         repository="ali-vilab/i2vgen-xl",
         files=("*.json", "*.txt", "*.fp16.safetensors"),
         gigabytes=5.0,
+    ),
+    Entry(
+        "mini",
+        "a small I2VGen-XL of our own, for rendered shapes: the method on any machine, at 64 x 64",
+        "anyv2v.backbones.mini:Mini",
+        pipeline="I2VGenXLPipeline",
+        shipped=Path(__file__).parent.parent / "checkpoints" / "mini",
+        recipes={**RECIPES, "default": replace(RECIPES["default"], guidance=1.0)},
     ),
 )
 
@@ -129,6 +143,28 @@ def choose(name: str = "auto", model: str | None = None) -> Choice:
         raise OptionError(f"no backbone {name!r}; there are {', '.join(list_backbones())}")
     entry = list_backbones()[name]
     return Choice(entry, find(entry, model) if entry.pipeline else None)
+
+
+def recipe(name: str = "default", backbone: str = "auto", model: str | None = None) -> Options:
+    """The options of a named recipe.
+
+    Args:
+        name: ``default`` does what is right; ``paper`` keeps every quirk of the reference that changes its
+            numbers.
+        backbone: Whose; one that is not in the registry takes I2VGen-XL's, the paper's.
+        model: See ``choose``.
+
+    Raises:
+        OptionError: There is no such recipe.
+        CheckpointError: ``model`` is no checkpoint.
+    """
+    if backbone == "auto" and model is not None:
+        backbone = _name_for(model)
+    entry = list_backbones().get(backbone)
+    recipes = entry.recipes if entry else RECIPES
+    if str(name) not in recipes:
+        raise OptionError(f"no recipe {name!r}; there are {', '.join(recipes)}")
+    return recipes[name]
 
 
 def load_backbone(

@@ -20,12 +20,12 @@ __all__ = ["configuration", "find", "load_part", "loading", "pick_device", "pick
 
 
 def find(entry: Entry, model: str | None) -> Path:
-    """The folder of a backbone's checkpoint: a given one, or a repository in the Hugging Face cache.
+    """The folder of a backbone's checkpoint: given, shipped, or a repository in the Hugging Face cache.
 
     Nothing is downloaded, so that no edit starts with a surprise of gigabytes or hangs without a network.
     """
     given = model is not None and Path(model).exists()
-    folder = Path(str(model)) if given else _cached(entry, model)
+    folder = Path(str(model)) if given else _stored(entry, model)
     pipeline = pipeline_of(folder)
     if pipeline != entry.pipeline:
         raise CheckpointError(
@@ -40,7 +40,9 @@ def find(entry: Entry, model: str | None) -> Path:
     return folder
 
 
-def _cached(entry: Entry, model: str | None) -> Path:
+def _stored(entry: Entry, model: str | None) -> Path:
+    if model is None and entry.shipped:
+        return entry.shipped
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

@@ -39,6 +39,7 @@ class I2VGenXL:
         image_encoder: ``CLIPVisionModelWithProjection``.
         pixels: What the image encoder expects: ``crop_size``, ``image_mean``, ``image_std``.
         schedule: The noise levels that ``net`` was trained on.
+        frames: Of the clips that ``net`` was trained on.
     """
 
     name = "i2vgen-xl"
@@ -52,6 +53,7 @@ class I2VGenXL:
         image_encoder: nn.Module,
         pixels: dict[str, Any],
         schedule: DDIM,
+        frames: int = 16,
     ) -> None:
         self.net: Any = net
         self.vae: Any = vae
@@ -60,6 +62,7 @@ class I2VGenXL:
         self.image_encoder: Any = image_encoder
         self.pixels = pixels
         self.schedule = schedule
+        self.frames = frames
         self.parts = (net, vae, text_encoder, image_encoder)
         self.bank = FeatureBank(net, decoder_taps())
 
@@ -85,15 +88,16 @@ class I2VGenXL:
                 ),
                 pixels={key: pixels[key] for key in ("crop_size", "image_mean", "image_std")},
                 schedule=DDIM.from_config(configuration(folder, "scheduler/scheduler_config.json")),
+                frames=configuration(folder, "model_index.json").get("frames", 16),
             )
 
     @cached_property
     def spec(self) -> VideoSpec:
-        """The paper's clip: 16 frames at 8 per second, 512 x 512 even though the net was trained at 256."""
+        """The paper's clip: 8 frames per second, 512 x 512 even though the net was trained at 256."""
         factor = self.scale_factor
         trained = self.net.config.sample_size * factor
         side = PAPER_SIDE if trained >= PAPER_SIDE // 2 else trained
-        return VideoSpec(Size(side, side), frames=16, fps=Fraction(8), multiple=factor)
+        return VideoSpec(Size(side, side), frames=self.frames, fps=Fraction(8), multiple=factor)
 
     @cached_property
     def scale_factor(self) -> int:
@@ -160,30 +164,15 @@ class I2VGenXL:
         prompts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
         rows = len(prompts)
         seen = self._image_embeddings(first_frame, spec.size.width)
-        image_latents = self._image_latents(first_frame, spec, generator)
+        first = self._encode(centre_crop(first_frame, spec.size), generator)[:, :, None]
         return Condition(
             {
-                "encoder_hidden_states": torch.cat([self._text_embeddings(text) for text in prompts]),
+                "encoder_hidden_states": text_embeddings(self.text_encoder, self.tokenizer, prompts),
                 "image_embeddings": torch.cat([torch.zeros_like(seen)] * (rows - 1) + [seen]),
-                "image_latents": image_latents.expand(rows, *image_latents.shape[1:]),
+                "image_latents": image_latents(first, spec.frames).expand(rows, -1, -1, -1, -1),
                 "fps": torch.full((rows,), round(spec.fps), device=self.net.device),
             }
         )
-
-    def _text_embeddings(self, prompt: str) -> Tensor:
-        """The last layer but one, normalised: ``[1, 77, D]``."""
-        tokens = self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        out = self.text_encoder(tokens.input_ids.to(self.net.device), output_hidden_states=True)
-        # transformers 5 took CLIPTextModel's inner module away
-        encoder = getattr(self.text_encoder, "text_model", self.text_encoder)
-        embeddings: Tensor = encoder.final_layer_norm(out.hidden_states[-2])
-        return embeddings
 
     def _image_embeddings(self, frame: NDArray[np.uint8], width: int) -> Tensor:
         """CLIP's view of the central square of a frame: ``[1, 1, D]``."""
@@ -194,15 +183,6 @@ class I2VGenXL:
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.net.device, self.image_encoder.dtype)
         embeddings: Tensor = self.image_encoder(batch).image_embeds[:, None]
         return embeddings
-
-    def _image_latents(
-        self, frame: NDArray[np.uint8], spec: VideoSpec, generator: torch.Generator | None
-    ) -> Tensor:
-        """The first frame's latents, and then each frame's place in the clip: ``[1, 4, F, h, w]``."""
-        first = self._encode(centre_crop(frame, spec.size), generator)[:, :, None]
-        place = torch.arange(1, spec.frames, device=first.device) / (spec.frames - 1)
-        rest = place[None, None, :, None, None].expand(*first.shape[:2], -1, *first.shape[3:])
-        return torch.cat([first, rest], dim=2)
 
     @torch.no_grad()
     def denoise(self, z: Tensor, t: int, condition: Condition) -> Tensor:
@@ -246,6 +226,32 @@ def decoder_taps() -> tuple[Tap, ...]:
         *taps("spatial", "up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1.to_[qk]", 1),
         *taps("temporal", "up_blocks.{block}.temp_attentions.{index}.transformer_blocks.0.attn1.to_[qk]", 1),
     )
+
+
+def text_embeddings(encoder: Any, tokenizer: Any, prompts: list[str]) -> Tensor:
+    """The encoder's last layer but one, normalised: ``[rows, tokens, D]``."""
+    tokens = tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    out = encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
+    # transformers 5 took CLIPTextModel's inner module away
+    inner = getattr(encoder, "text_model", encoder)
+    embeddings: Tensor = inner.final_layer_norm(out.hidden_states[-2])
+    return embeddings
+
+
+def image_latents(first: Tensor, frames: int) -> Tensor:
+    """The first frame's latents, and then each frame's place in the clip.
+
+    ``[rows, C, 1, h, w] -> [rows, C, frames, h, w]``.
+    """
+    place = torch.arange(1, frames, device=first.device) / (frames - 1)
+    rest = place[None, None, :, None, None].expand(*first.shape[:2], -1, *first.shape[3:])
+    return torch.cat([first, rest], dim=2)
 
 
 def centre_crop(frame: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anyv2v.backbones import Carrier, list_backbones, load_backbone
-from anyv2v.edit import diffuse
+from anyv2v.backbones import Carrier, list_backbones, load_backbone, recipe
+from anyv2v.edit import Trajectory, diffuse, invert_video
 from anyv2v.options import Options
+from anyv2v.store import identity
 from anyv2v.video import Size, Video
 
-__all__ = ["ABLATIONS", "Method", "Result", "Task", "methods"]
+if TYPE_CHECKING:
+    from anyv2v.backbones.protocol import Backbone, VideoSpec
+
+__all__ = ["ABLATIONS", "Method", "Result", "Task", "ablated", "clip_for", "methods"]
 
 Frames = NDArray[np.uint8]
 
@@ -63,10 +69,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table."""
+    """A row of the table.
+
+    Attributes:
+        name: What it is called.
+        run: Edits a clip.
+        spec: The clip that it is made for, if it is made for one.
+    """
 
     name: str
     run: Callable[[Task], Result]
+    spec: VideoSpec | None = None
 
 
 ABLATIONS: Mapping[str, dict[str, Any]] = {
@@ -84,12 +97,16 @@ ABLATIONS: Mapping[str, dict[str, Any]] = {
 """Table 3 of the paper: temporal injection is taken away, then spatial, then the start from the inversion."""
 
 
+def ablated(options: Options) -> dict[str, Options]:
+    """The whole method and its ablations, by what is added to its name."""
+    return {name: replace(options, **changes) for name, changes in ABLATIONS.items()}
+
+
 def methods(
     backbones: list[str],
-    *,
     model: str | None = None,
-    options: Options = Options(),
-    ablations: bool = False,
+    variations: Callable[[Options], Mapping[str, Options]] | None = None,
+    *,
     device: str = "auto",
 ) -> list[Method]:
     """The rows of a table: the source unchanged, the edited frame frozen, and each backbone.
@@ -97,8 +114,8 @@ def methods(
     Args:
         backbones: Names in the registry.
         model: A checkpoint for the diffusion backbones.
-        options: Settings of the diffusion stage.
-        ablations: Also run each diffusion backbone without its parts.
+        variations: Makes of a diffusion backbone's own options those to run it with, by what is added to its
+            name; left out, it runs with its own.
         device: See ``load_backbone``.
     """
     rows = [Method("source", lambda task: Result(task.source)), Method("frozen frame", _frozen)]
@@ -107,11 +124,30 @@ def methods(
         backbone = load_backbone(name, model if known and known.pipeline else None, device=device)
         if isinstance(backbone, Carrier):
             rows.append(Method(name, _carried(backbone)))
-            continue
-        rows.append(Method(f"{name}, its VAE alone", _ceiling(backbone)))
-        for suffix, changes in ABLATIONS.items() if ablations else [("", {})]:
-            rows.append(Method(name + suffix, _diffused(backbone, replace(options, **changes))))
+        else:
+            rows += _diffused(name, backbone, variations or (lambda own: {"": own}))
     return rows
+
+
+def _diffused(
+    name: str, backbone: Backbone, variations: Callable[[Options], Mapping[str, Options]]
+) -> Iterator[Method]:
+    """A backbone's VAE alone, since no latent model is sharper than that, and its variations."""
+    yield Method(
+        f"{name}, its VAE alone",
+        lambda task: Result(backbone.decode(backbone.encode(task.truth))),
+        backbone.spec,
+    )
+    diffusion = Diffusion(backbone)
+    for suffix, options in variations(recipe(backbone=name)).items():
+        yield Method(name + suffix, partial(diffusion.run, options), backbone.spec)
+
+
+def clip_for(methods: Iterable[Method], side: int = 128, frames: int = 16) -> tuple[int, int]:
+    """The side in pixels and the number of frames that suit every method; those given if all suit them."""
+    specs = [method.spec for method in methods if method.spec]
+    sides = [min(spec.size.width, spec.size.height) for spec in specs]
+    return min(sides, default=side), min((spec.frames for spec in specs), default=frames)
 
 
 def _frozen(task: Task) -> Result:
@@ -127,27 +163,62 @@ def _carried(carrier: Carrier) -> Callable[[Task], Result]:
     return run
 
 
-def _ceiling(backbone: Any) -> Callable[[Task], Result]:
-    """No latent model is sharper than its VAE."""
-    return lambda task: Result(backbone.decode(backbone.encode(task.truth)))
+@dataclass
+class Cost:
+    """See ``Result``."""
+
+    seconds: float = 0.0
+    network_rows: int = 0
+    peak_bytes: int | None = None
 
 
-def _diffused(backbone: Any, options: Options) -> Callable[[Task], Result]:
+class Diffusion:
+    """Edits by a diffusion backbone. The last inversion is kept, for all edits of its clip start from it."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._about: dict[str, Any] = {}
+        self._kept: tuple[Trajectory, Cost] | None = None
+
+    def run(self, options: Options, task: Task) -> Result:
+        """Edit a clip. The cost is that of the whole edit, also where its inversion was at hand."""
+        video = Video(task.source, task.fps)
+        options = replace(options, size=Size.of(task.edited_first))
+        trajectory, inversion = self._inverted(video, options)
+        with _counting(self.backbone.net) as cost:
+            frames = diffuse(
+                self.backbone, video, task.edited_first, task.prompt, options, trajectory=trajectory
+            ).frames
+        return Result(
+            frames,
+            inversion.seconds + cost.seconds,
+            inversion.network_rows + cost.network_rows,
+            max(filter(None, (inversion.peak_bytes, cost.peak_bytes)), default=None),
+        )
+
+    def _inverted(self, video: Video, options: Options) -> tuple[Trajectory, Cost]:
+        steps = options.inversion_steps
+        about = identity(self.backbone, None, video, options) | {"steps": str(steps)}
+        if self._kept is None or about != self._about:
+            with _counting(self.backbone.net) as cost:
+                trajectory = invert_video(self.backbone, video, options)
+            self._about, self._kept = about, (trajectory, cost)
+        return self._kept
+
+
+@contextmanager
+def _counting(net: Any) -> Iterator[Cost]:
+    """Fills in its cost when the work is done."""
     import torch
 
-    def run(task: Task) -> Result:
-        video = Video(task.source, task.fps)
-        fitted = replace(options, size=Size.of(task.edited_first))
-        rows: list[int] = []
-        hook = backbone.net.register_forward_pre_hook(lambda _net, args: rows.append(len(args[0])))
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        began = time.perf_counter()
-        try:
-            frames = diffuse(backbone, video, task.edited_first, task.prompt, fitted).frames
-        finally:
-            hook.remove()
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-        return Result(frames, time.perf_counter() - began, sum(rows), peak)
-
-    return run
+    cost, rows = Cost(), list[int]()
+    hook = net.register_forward_pre_hook(lambda _net, args: rows.append(len(args[0])))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        hook.remove()
+    cost.seconds, cost.network_rows = time.perf_counter() - began, sum(rows)
+    cost.peak_bytes = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

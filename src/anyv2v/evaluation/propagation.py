@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.errors import VideoError
+from anyv2v.evaluation.captions import describe
 from anyv2v.evaluation.filming import Pair, render_pair
 from anyv2v.evaluation.methods import Method, Result, Task
 from anyv2v.evaluation.metrics import first_frame_adherence, psnr, ssim, warping_error
-from anyv2v.evaluation.scenes import EDITS, MOTIONS
+from anyv2v.evaluation.scenes import EDITS, MOTIONS, edit_scene, sample_scene
 from anyv2v.video import Clip, Fit, Size
 
 __all__ = [
@@ -69,20 +70,28 @@ class Case:
 
 
 def rendered_cases(
-    seeds: int, edits: Sequence[str] = EDITS, motions: Sequence[str] = MOTIONS, *, side: int = SIDE
+    seeds: int,
+    edits: Sequence[str] = EDITS,
+    motions: Sequence[str] = MOTIONS,
+    *,
+    side: int = SIDE,
+    frames: int = FRAMES,
 ) -> Iterator[Case]:
-    """``seeds`` rendered pairs of each class of edit and of motion, made as they are drawn."""
-    for edit, motion, seed in product(edits, motions, range(seeds)):
-        pair = render_pair(edit, motion, seed, size=side, frames=FRAMES)
-        yield _case(pair)
+    """``seeds`` rendered pairs of each class of edit and of motion, made as they are drawn.
+
+    All edits of a source come after each other.
+    """
+    for motion, seed, edit in product(motions, range(seeds), edits):
+        yield _case(render_pair(edit, motion, seed, size=side, frames=frames))
 
 
 def _case(pair: Pair) -> Case:
-    task = Task(pair.source, pair.target, fps=FPS)
+    after = edit_scene(sample_scene(pair.motion, pair.seed), pair.edit, pair.motion, pair.seed)
+    task = Task(pair.source, pair.target, describe(after, pair.motion), FPS)
     return Case(pair.edit, pair.motion, pair.seed, task, pair.region, pair.flow, pair.visible)
 
 
-def real_cases(folder: Path, *, side: int = SIDE) -> Iterator[Case]:
+def real_cases(folder: Path, *, side: int = SIDE, frames: int = FRAMES) -> Iterator[Case]:
     """Every clip of a folder, edited by each filter of a pixel and its neighbours: the same for every frame.
 
     Raises:
@@ -92,7 +101,7 @@ def real_cases(folder: Path, *, side: int = SIDE) -> Iterator[Case]:
     if not clips:
         raise VideoError(f"{folder}: there is no clip in it")
     for (seed, path), (edit, change) in product(enumerate(clips), FILTERS.items()):
-        source = _small(path, side)
+        source = _small(path, side, frames)
         truth = np.stack([change(frame) for frame in source])
         yield Case(edit, "real", seed, Task(source, truth, fps=FPS), np.ones(source.shape[:3], bool))
 
@@ -100,10 +109,10 @@ def real_cases(folder: Path, *, side: int = SIDE) -> Iterator[Case]:
 FILMS = {".mp4", ".mov", ".mkv", ".webm", ".gif"}
 
 
-def _small(path: Path, side: int) -> NDArray[np.uint8]:
+def _small(path: Path, side: int, frames: int) -> NDArray[np.uint8]:
     clip = Clip(path, fps=FPS)
     fit = Fit(clip.size, Size(side, side))
-    return np.stack([fit.apply(frame) for frame in islice(clip, FRAMES)])
+    return np.stack([fit.apply(frame) for frame in islice(clip, frames)])
 
 
 def grade(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -81,6 +81,8 @@ def sample_scene(motion: str, seed: int) -> Scene:
 def edit_scene(scene: Scene, edit: str, motion: str, seed: int) -> Scene:
     """Draw an edit of ``sample_scene(motion, seed)``; layers that it leaves alone stay the same objects.
 
+    The edit ``nothing`` leaves everything alone.
+
     Raises:
         OptionError: There is no such edit.
     """
@@ -109,6 +111,8 @@ def edit_scene(scene: Scene, edit: str, motion: str, seed: int) -> Scene:
             return replace(scene, style=_style(dice))
         case "weather":
             return replace(scene, weather=_weather(dice))
+        case "nothing":
+            return scene
         case _:
             raise OptionError(f"there is no edit {edit!r}; there are {', '.join(EDITS)}")
     return replace(scene, layers=tuple(layers))
