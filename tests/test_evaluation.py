@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyv2v import write
-from anyv2v.errors import VideoError
-from anyv2v.evaluation.methods import ABLATIONS, Method, Result, ablated, methods
+from anyv2v import Options, load_backbone, read_image, write
+from anyv2v.dry_run import cost
+from anyv2v.errors import OptionError, VideoError
+from anyv2v.evaluation.methods import ABLATIONS, Diffusion, Method, Result, Task, ablated, methods
 from anyv2v.evaluation.metrics import first_frame_adherence, psnr, ssim, warping_error
 from anyv2v.evaluation.propagation import METRICS, estimate, real_cases, rendered_cases, run, summarise
+from anyv2v.evaluation.sweep import knobs_of, turned
 from conftest import scene
 
 HALF = np.zeros((6, 64, 96), bool)
@@ -125,3 +127,52 @@ def test_the_command(tmp_path: Path, monkeypatch, capsys) -> None:
         cli.main()
     assert end.value.code == 2
     assert "b.json: exists already" in capsys.readouterr().err
+
+
+def test_knobs_are_read_from_words() -> None:
+    knobs = knobs_of(["tau-conv=0,0.5", "inversion_steps=10"])
+    assert [knob.name for knob in knobs] == ["tau_conv=0", "tau_conv=0.5", "inversion_steps=10"]
+    assert turned(knobs, Options()) == {
+        ", tau_conv=0": Options(tau_conv=0),
+        ", tau_conv=0.5": Options(tau_conv=0.5),
+        ", inversion_steps=10": Options(inversion_steps=10, steps=10),
+    }
+    assert {knob.option for knob in knobs_of([])} == {"tau_conv", "tau_spatial", "tau_temporal"}
+
+
+@pytest.mark.parametrize("words", ["tau_conv", "tau_conv=", "tau_conv=much", "soup=1", "fit=1", "restore=1"])
+def test_knobs_that_cannot_be_turned(words: str) -> None:
+    with pytest.raises(OptionError, match="not of the form"):
+        knobs_of([words])
+
+
+def test_the_sweep(tmp_path: Path, tiny: str, monkeypatch, capsys) -> None:
+    from anyv2v import cli
+
+    monkeypatch.chdir(tmp_path)
+    words = f"bench sweep --backbone i2vgen-xl --model {tiny} --vary inversion_steps=2,3 --edits nothing"
+    words += " --motions translation --side 32 --frames 3 --json s.json --plot s.png"
+    monkeypatch.setattr("sys.argv", ["anyv2v", *words.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert "inversion_steps=3" in capsys.readouterr().out
+    rows = {row["method"]: row for row in json.loads(Path("s.json").read_text())["rows"]}
+    assert rows["source"]["metrics"]["psnr"]["mean"] == 100  # nothing is edited
+    assert rows["source"]["metrics"]["psnr_edit"] is None
+    assert rows["i2vgen-xl, inversion_steps=3"]["network_rows"] > rows["source"]["network_rows"]
+    assert read_image(Path("s.png")).shape[0] > 100
+
+
+def test_an_inversion_serves_all_edits_of_a_clip_and_is_paid_by_each(tiny: str) -> None:
+    backbone = load_backbone("i2vgen-xl", tiny, device="cpu")
+    calls: list[int] = []
+    backbone.net.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    frames = scene(3, 32, 32)
+    options = Options(steps=2, inversion_steps=2, guidance=1)
+    diffusion = Diffusion(backbone)
+    first, second = (diffusion.run(options, Task(frames, truth)) for truth in (255 - frames, frames))
+    foretold = cost(backbone.bank, options).rows
+    assert first.network_rows == second.network_rows == foretold
+    assert sum(calls) == 2 * foretold - options.inversion_steps
+    assert not np.array_equal(first.frames, second.frames)
