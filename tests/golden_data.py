@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import lzma
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,7 +34,7 @@ class Case:
 
     @property
     def params(self) -> dict[str, Any]:
-        return self.entry["params"]
+        return self.entry.get("params", self.entry)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -66,15 +69,46 @@ class Golden:
     def __init__(self, backbone: str) -> None:
         self.folder = ROOT / backbone
         manifest = json.loads((self.folder / "manifest.json").read_text())
-        self.cases = {entry["name"]: Case(self.folder, entry) for entry in manifest["cases"]}
-        self.tolerance: dict[str, float] = manifest["suggested_tolerances"]
+        cases = manifest["cases"]
+        entries = [{"name": name} | cases[name] for name in cases] if isinstance(cases, dict) else cases
+        self.cases = {entry["name"]: Case(self.folder, entry) for entry in entries}
+        self.tolerance: dict[str, Any] = next(manifest[key] for key in manifest if "tolerances" in key)
 
     @property
     def checkpoint(self) -> str:
-        return str(self.folder / "checkpoint")
+        return str(unpacked(self.folder / "checkpoint"))
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """Every key and shape of the full-size net."""
+        path = self.folder / "state_dict_keys.json"
+        return json.loads(path.read_text() if path.exists() else lzma.open(f"{path}.xz").read())
 
     def kind(self, kind: str) -> list[Case]:
         return [case for case in self.cases.values() if case.entry["kind"] == kind]
+
+
+@cache
+def unpacked(checkpoint: Path) -> Path:
+    """The folder of a checkpoint whose weights may be compressed here; it is gone when the tests are."""
+    if not any(checkpoint.rglob("*.xz")):
+        return checkpoint
+    temporary = Path(tempfile.mkdtemp(prefix="anyv2v-golden-"))
+    atexit.register(shutil.rmtree, temporary)
+    return Path(shutil.copytree(checkpoint, temporary / "checkpoint", copy_function=unpack_file))
+
+
+def unpack_file(source: str, target: str) -> None:
+    if source.endswith(".xz"):
+        Path(target.removesuffix(".xz")).write_bytes(lzma.decompress(Path(source).read_bytes()))
+    else:
+        shutil.copyfile(source, target)
+
+
+def assert_near(ours: Tensor, theirs: Tensor, rtol: float) -> None:
+    """Close as a whole: the distance in units of their norm."""
+    assert ours.shape == theirs.shape
+    assert torch.linalg.vector_norm(ours - theirs) <= rtol * torch.linalg.vector_norm(theirs)
 
 
 def assert_close(ours: Tensor, theirs: Tensor, atol: float) -> None:

@@ -95,7 +95,7 @@ def test_an_inversion_of_something_else_is_refused(job: Path, run, diffusion) ->
 def test_dry_run_tells_the_work(job: Path, run, diffusion) -> None:
     plan = json.loads(run(*EDIT, *diffusion[:4], "--recipe", "paper", "--dry-run", "--json")[1])
     assert (plan["network_calls"], plan["network_rows"]) == (500 + 49, 500 + 3 * 49)
-    assert plan["injecting"] == {"conv": 9, "spatial": 9, "temporal": 24}
+    assert plan["injecting"] == {"conv": 9, "spatial": 9, "temporal": 24, "cross": 0}
     assert plan["memory"]["weights"] > 5e6
     assert plan["frames"] == 6
     assert not Path("out.mp4").exists()

@@ -45,7 +45,7 @@ def frames(spec: VideoSpec) -> np.ndarray:
 @pytest.fixture
 def conditions(backbone: Backbone, spec: VideoSpec, frames: np.ndarray) -> Condition:
     """Three different rows."""
-    edit = backbone.condition(frames[1], "a blue cat", spec, negative_prompt="ugly")
+    edit = backbone.condition(frames[1], "a blue cat", spec, Options(guidance=2, negative_prompt="ugly"))
     return backbone.condition(frames[0], "", spec) + edit
 
 
@@ -80,7 +80,7 @@ def test_every_tap_fires_and_holds_its_batch_first(
     backbone: Backbone, frames: np.ndarray, conditions: Condition
 ) -> None:
     z, bank = backbone.encode(frames), backbone.bank
-    assert {tap.kind for tap in bank.taps} == {"conv", "spatial", "temporal"}
+    assert {tap.kind for tap in bank.taps} == {"conv", "spatial", "temporal", "cross"}
     with bank.recording(bank.taps):
         backbone.denoise(z, 501, conditions[:1])
     assert set(bank.features()) == {path for tap in bank.taps for path in bank.modules(tap)}
@@ -109,7 +109,7 @@ def test_the_cost_is_what_was_foretold(
     hook = backbone.net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     result = diffuse(backbone, Video(frames, spec.fps), frames[1], "a blue cat", options)
     hook.remove()
-    expected = cost(backbone.bank, options)
+    expected = cost(backbone, options)
     assert (len(rows), sum(rows)) == (expected.calls, expected.rows)
     assert result.frames.shape == frames.shape
 

@@ -172,7 +172,7 @@ def test_an_inversion_serves_all_edits_of_a_clip_and_is_paid_by_each(tiny: str) 
     options = Options(steps=2, inversion_steps=2, guidance=1)
     diffusion = Diffusion(backbone)
     first, second = (diffusion.run(options, Task(frames, truth)) for truth in (255 - frames, frames))
-    foretold = cost(backbone.bank, options).rows
+    foretold = cost(backbone, options).rows
     assert first.network_rows == second.network_rows == foretold
     assert sum(calls) == 2 * foretold - options.inversion_steps
     assert not np.array_equal(first.frames, second.frames)

@@ -91,7 +91,7 @@ def test_net(backbone: I2VGenXL, case: Case) -> None:
 @named(GOLDEN.kind("features"))
 def test_features_before_injection(backbone: I2VGenXL, case: Case) -> None:
     call = GOLDEN.cases["unet_io_pnp01_step0"]
-    with backbone.bank.recording(backbone.bank.plan(Options()).taps):
+    with backbone.bank.recording(backbone.bank.plan(Options()).active(0)):
         backbone.denoise(call.tensors["in.sample"][:1], 901, call.condition("in.")[:1])
     ours = {feature_name(path): feature for path, feature in backbone.bank.features().items()}
     for name, theirs in case.tensors.items():
@@ -165,7 +165,7 @@ def check_propagation(
         source_condition,
         edit_condition,
         options,
-        noise=case.tensors.get("random_noise"),
+        noise=lambda _: case.tensors["random_noise"],
         on_step=lambda step: seen.update({step.level: step.latents}),
     )
     assert_close(latents, case.tensors["final_latents"], tolerance(case))
@@ -197,9 +197,9 @@ def test_conditions_of_an_edit(backbone: I2VGenXL, case: Case) -> None:
     if "edited_first_frame_u8" in case.tensors:
         edited, first = case.frames("edited_first_frame_u8"), case.frames("source_first_frame_u8")
     spec = replace(CLIP, fps=Fraction(params["target_fps"]))
-    negative = params["negative_prompt"] if params["cfg"] > 1 else None
+    options = Options(guidance=params["cfg"], negative_prompt=params["negative_prompt"])
     draw = backbone.generator(params["global_seed_before"])
-    edit = backbone.condition(edited, params["prompt"], spec, negative_prompt=negative, generator=draw)
+    edit = backbone.condition(edited, params["prompt"], spec, options, generator=draw)
     source = backbone.condition(first, params["ddim_inv_prompt"], spec, generator=draw)
     assert_conditions(source + edit, case.condition())
 
@@ -279,7 +279,7 @@ def test_the_full_size_net_has_the_published_shapes() -> None:
         1511,
     )
     bank = FeatureBank(net, decoder_taps())
-    assert sum(len(bank.modules(tap)) for tap in bank.plan(Options()).taps) == 33
+    assert sum(len(bank.modules(tap)) for tap in bank.plan(Options()).active(0)) == 33
 
 
 def pieces(start: str, end: str = "") -> pytest.MarkDecorator:
@@ -330,7 +330,9 @@ class TestComponents:
     def test_image(self, backbone: I2VGenXL, name: str, entry: dict) -> None:
         frame = COMPONENTS.frames(f"img{entry['idx']}.in")
         spec = replace(CLIP, size=Size(entry["width_param"], 64))
-        ours = backbone.condition(frame, "", spec, negative_prompt="nothing").tensors["image_embeddings"]
+        ours = backbone.condition(frame, "", spec, Options(negative_prompt="nothing")).tensors[
+            "image_embeddings"
+        ]
         assert_close(ours, COMPONENTS.tensors[name], GOLDEN.tolerance["image_embeds_atol"])
 
     @entries("crop", "crop{idx}.out")

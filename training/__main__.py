@@ -84,7 +84,7 @@ def train_net(recipe: Recipe, out: Path, device: torch.device) -> None:
         write_part(checkpoint, "tokenizer", tokenizer())
     words = CLIPTokenizer.from_pretrained(checkpoint / "tokenizer", local_files_only=True)
     schedule = DDIM.from_config(json.loads((checkpoint / "scheduler" / "scheduler_config.json").read_text()))
-    learner = NetLearner(new_nets(recipe, len(words)), vae, words, schedule, recipe, device)
+    learner = NetLearner(new_nets(recipe, words), vae, words, schedule, recipe, device)
 
     def publish(nets: nn.ModuleDict) -> None:
         for name, net in nets.items():

@@ -54,7 +54,7 @@ def new_vae(recipe: Recipe) -> AutoencoderKL:
     return vae
 
 
-def new_nets(recipe: Recipe, vocabulary: int) -> nn.ModuleDict:
+def new_nets(recipe: Recipe, words: CLIPTokenizer) -> nn.ModuleDict:
     """The net, and the encoders of text and image, which learn with it."""
     net = I2VGenXLUNet(
         sample_size=recipe.side // 2 ** (len(recipe.vae_widths) - 1),
@@ -67,7 +67,10 @@ def new_nets(recipe: Recipe, vocabulary: int) -> nn.ModuleDict:
     text = CLIPTextConfig(
         **encoder,
         num_hidden_layers=3,
-        vocab_size=vocabulary,
+        vocab_size=len(words),
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
         max_position_embeddings=TOKENS,
         projection_dim=WIDTH,
     )

@@ -16,7 +16,6 @@ from anyv2v.video import Video, read_image
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
-    from anyv2v.features import FeatureBank
     from anyv2v.options import Options
 
 __all__ = ["Cost", "Plan", "cost", "dry_run"]
@@ -79,8 +78,8 @@ def _plan_diffusion(job: EditJob, choice: Choice) -> Plan:
     blank = np.zeros((1, clip.size.height, clip.size.width, 3), np.uint8)
     spec = clip_spec(backbone, Video(blank, clip.rate), options)
     spec = replace(spec, frames=min(filter(None, (clip.expected, limit)), default=backbone.spec.frames))
-    check_levels(backbone.schedule, options)
-    work = cost(backbone.bank, options, inverted=job.trajectory is not None)
+    check_levels(backbone, options)
+    work = cost(backbone, options, inverted=job.trajectory is not None)
     injection = backbone.bank.plan(options)
     return Plan(
         backbone=choice.entry.name,
@@ -110,14 +109,14 @@ class Cost:
     rows: int
 
 
-def cost(bank: FeatureBank, options: Options, *, inverted: bool = False) -> Cost:
+def cost(backbone: Backbone, options: Options, *, inverted: bool = False) -> Cost:
     """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
     inversion = 0 if inverted else options.inversion_steps
     sampling = options.steps - options.skip
-    branches = 2 if options.guidance > 1 else 1
+    branches = backbone.rows(options)
     if options.source_branch == "always":
         return Cost(inversion + sampling, inversion + sampling * (1 + branches))
-    plan = bank.plan(options)
+    plan = backbone.bank.plan(options)
     recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
     return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
 

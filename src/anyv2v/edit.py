@@ -14,7 +14,7 @@ import numpy as np
 
 from anyv2v.backbones import Carrier, load_backbone, recipe
 from anyv2v.errors import OptionError, VideoError
-from anyv2v.fitting import check_levels, clip_spec, fit_frame, fit_frames
+from anyv2v.fitting import check_levels, clip_spec, fit_frame, fit_frames, source_level, start_level
 from anyv2v.options import Options
 from anyv2v.video import Fit, Frame, Video
 
@@ -46,6 +46,9 @@ class Step:
 
 
 OnStep = Callable[[Step], None]
+
+
+Noise = Callable[["Tensor"], "Tensor"]
 
 
 def ignore(_step: Step) -> None:
@@ -116,7 +119,7 @@ def propagate(
     edit_condition: Condition,
     options: Options = Options(),
     *,
-    noise: Tensor | None = None,
+    noise: Noise | None = None,
     on_step: OnStep = ignore,
 ) -> Tensor:
     """Denoise the edit from the source's noise, with the source's features (equation 4).
@@ -127,7 +130,8 @@ def propagate(
         source_condition: One row: the inversion prompt and the source's first frame.
         edit_condition: One row for each branch of guidance, the prompt's last; the edited first frame.
         options: Steps, thresholds, layers, guidance.
-        noise: What ``noise_share`` mixes into the start, ``[1, C, F, h, w]``; left out, the seed draws it.
+        noise: Draws noise like the latents it is given, for ``noise_share`` first, then for each step of a
+            stochastic sampler; left out, the seed draws it.
         on_step: Called after every step with the latents reached.
 
     Returns:
@@ -136,21 +140,23 @@ def propagate(
     Raises:
         OptionError: The source's inversion and the sampling steps do not meet.
     """
-    bank, schedule = backbone.bank, backbone.schedule
-    plan, grid = bank.plan(options), schedule.grid(options.steps)
-    z = _start(backbone, source.at(grid[options.skip]), options, noise)
+    bank, sampler, draw = backbone.bank, backbone.sampler(options), noise or _noise(backbone, options)
+    plan, grid = bank.plan(options), sampler.grid(options.steps)
+    z = _start(source.at(start_level(backbone, options)), options, draw)
     for step in range(options.skip, options.steps):
         t, s, taps = grid[step], grid[step + 1], plan.active(step)
+        level = source_level(backbone, t, options)
         if options.source_branch == "always":
             with bank.pairing(taps, groups=1 + len(edit_condition)):
-                out = _denoise_together(backbone, source.at(t), z, t, source_condition, edit_condition)
+                out = _denoise_together(backbone, source.at(level), z, t, source_condition, edit_condition)
         else:
             if taps:
                 with bank.recording(taps):
-                    backbone.denoise(source.at(t), t, source_condition)
+                    backbone.denoise(source.at(level), level, source_condition)
             with bank.injecting(taps):
                 out = backbone.denoise(_branches(z, len(edit_condition)), t, edit_condition)
-        z = schedule.step(backbone.guide(out, options), z, t, s)
+        fresh = draw(z) if sampler.stochastic else None
+        z = sampler.step(backbone.guide(out, options), z, t, s, fresh)
         on_step(Step("propagate", step + 1 - options.skip, options.steps - options.skip, s, z))
     return z
 
@@ -158,7 +164,7 @@ def propagate(
 def _denoise_together(
     backbone: Backbone, z_source: Tensor, z: Tensor, t: int, source: Condition, edit: Condition
 ) -> Tensor:
-    """The edit's rows of a batch that the source leads."""
+    """The edit's rows of a batch that the source leads; all are told one level."""
     batch = _branches(z, 1 + len(edit)).clone()
     batch[:1] = z_source
     return backbone.denoise(batch, t, source + edit)[1:]
@@ -168,13 +174,16 @@ def _branches(z: Tensor, count: int) -> Tensor:
     return z.expand(count, *z.shape[1:])
 
 
-def _start(backbone: Backbone, z: Tensor, options: Options, noise: Tensor | None) -> Tensor:
+def _noise(backbone: Backbone, options: Options) -> Noise:
+    generator = backbone.generator(options.seed)
+    return lambda z: backbone.noise(z, generator)
+
+
+def _start(z: Tensor, options: Options, draw: Noise) -> Tensor:
     """Mix noise into the start linearly, as the reference does; the variance is not preserved."""
     if options.noise_share == 0:
         return z
-    if noise is None:
-        noise = backbone.noise(z, backbone.generator(options.seed))
-    return noise * options.noise_share + z * (1 - options.noise_share)
+    return draw(z) * options.noise_share + z * (1 - options.noise_share)
 
 
 def edit(
@@ -239,9 +248,9 @@ def diffuse(
     if trajectory is None:
         trajectory = invert_video(backbone, video, options, on_step=on_step)
     draw = _draws(backbone, options)
-    negative = options.negative_prompt if options.guidance > 1 else None
-    edit_condition = backbone.condition(edited, prompt, spec, negative_prompt=negative, generator=draw)
-    source_condition = backbone.condition(first, options.inversion_prompt, spec, generator=draw)
+    edit_condition = backbone.condition(edited, prompt, spec, options, generator=draw)
+    seen = edited if options.source_frame == "edited" else first
+    source_condition = backbone.condition(seen, options.inversion_prompt, spec, generator=draw)
     z0 = propagate(backbone, trajectory, source_condition, edit_condition, options, on_step=on_step)
     frames = backbone.decode(z0, on_frame=lambda done: on_step(Step("decode", done, spec.frames)))
     if options.restore:
@@ -259,7 +268,7 @@ def invert_video(
     Raises:
         OptionError: Inversion would not pass every level that sampling visits.
     """
-    check_levels(backbone.schedule, options)
+    check_levels(backbone, options)
     spec = clip_spec(backbone, video, options)
     source = fit_frames(video.frames, spec.size, options)
     draw = _draws(backbone, options)

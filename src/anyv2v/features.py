@@ -21,7 +21,7 @@ from anyv2v.options import Options
 
 __all__ = ["FeatureBank", "InjectionPlan", "Kind", "Tap"]
 
-Kind = Literal["conv", "spatial", "temporal"]
+Kind = Literal["conv", "spatial", "temporal", "cross"]
 Mode = Literal["off", "record", "inject", "pair"]
 
 
@@ -65,14 +65,17 @@ class InjectionPlan:
             "conv": options.layers_conv,
             "spatial": options.layers_spatial,
             "temporal": options.layers_temporal,
+            "cross": options.layers_cross,
         }
         taus: dict[Kind, float] = {
             "conv": options.tau_conv,
             "spatial": options.tau_spatial,
             "temporal": options.tau_temporal,
+            "cross": options.tau_cross,
         }
         for kind, wanted in layers.items():
-            if missing := set(wanted) - {tap.layer for tap in taps if tap.kind == kind}:
+            there = {tap.layer for tap in taps if tap.kind == kind}
+            if taus[kind] > 0 and (missing := set(wanted) - there):
                 raise OptionError(f"this backbone has no {kind} feature in decoder layer {min(missing)}")
         whole = round if options.thresholds == "round" else int
         return cls(

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
     from anyv2v.schedule import Schedule
 
-__all__ = ["check_levels", "check_size", "clip_spec", "fit_frame", "fit_frames"]
+__all__ = [
+    "check_levels",
+    "check_size",
+    "clip_spec",
+    "fit_frame",
+    "fit_frames",
+    "source_level",
+    "source_levels",
+    "start_level",
+]
 
 
 def clip_spec(backbone: Backbone, video: Video, options: Options) -> VideoSpec:
@@ -38,13 +47,32 @@ def check_size(backbone: Backbone, size: Size) -> None:
         raise OptionError(f"size {size} does not suit {backbone.name}: take multiples of {multiple}")
 
 
-def check_levels(schedule: Schedule, options: Options) -> None:
-    """See before the work begins that inversion passes every level that sampling visits.
+def source_level(backbone: Backbone, t: int, options: Options) -> int:
+    """The level of the source that belongs to level ``t`` of sampling: their grids may begin elsewhere."""
+    return t + backbone.schedule.offset - backbone.sampler(options).offset
+
+
+def source_levels(backbone: Backbone, options: Options) -> list[int]:
+    """The levels of the source that belong to the steps of sampling, skipped ones too, noisiest first."""
+    return [source_level(backbone, t, options) for t in backbone.sampler(options).grid(options.steps)[:-1]]
+
+
+def start_level(backbone: Backbone, options: Options) -> int:
+    """The level of the source that sampling starts from."""
+    if options.start_level is not None:
+        return options.start_level
+    return source_levels(backbone, options)[options.skip]
+
+
+def check_levels(backbone: Backbone, options: Options) -> None:
+    """See before the work begins that inversion passes every level that sampling asks for.
 
     Raises:
         OptionError: It does not; the message names step counts that do.
     """
-    visited = set(schedule.grid(options.steps)[options.skip : -1])
+    schedule = backbone.schedule
+    asked = source_levels(backbone, options)[options.skip :]
+    visited = {start_level(backbone, options), *asked}
     if visited <= set(schedule.grid(options.inversion_steps)):
         return
     fits = [n for n in range(options.steps, 20 * options.steps) if visited <= _levels(schedule, n)]

@@ -32,9 +32,12 @@ class Options:
         tau_conv: Share of the steps, 0 to 1, that inject the convolution feature.
         tau_spatial: Share of the steps, 0 to 1, that inject spatial-attention queries and keys.
         tau_temporal: Share of the steps, 0 to 1, that inject temporal-attention queries and keys.
+        tau_cross: Share of the steps, 0 to 1, that inject queries and keys of the attention to the text; the
+            paper has none.
         layers_conv: Decoder layers of the convolution feature, l_1 in the paper.
         layers_spatial: Decoder layers of spatial attention, l_2 in the paper.
         layers_temporal: Decoder layers of temporal attention, l_3 in the paper.
+        layers_cross: Decoder layers of the attention to the text.
         skip: Steps left out at the noisy end: sampling starts at T' < T (section 4.2).
         noise_share: Share, 0 to 1, of random noise mixed into the start latents.
         seed: Seeds everything random.
@@ -47,6 +50,11 @@ class Options:
             does; ``mode`` takes its mean, which adds no noise.
         source_branch: ``always`` denoises the source in one batch with the edit at every step, as the
             reference does; ``injecting`` denoises it alone, only at steps that inject something.
+        source_frame: What the source is told to be its first frame while the edit is denoised: ``source``, or
+            ``edited``, as the reference's ConsistI2V has it by mistake.
+        sampler: ``ddim`` is deterministic; ``ddpm`` adds fresh noise at every step, as the reference's SEINE.
+        start_level: The noise level of the source that sampling starts from; that of its first step if left
+            out. The reference's SEINE starts from the noisiest one that it kept, 997.
         frame_rate: ``keep`` takes the first frames as they come and calls them the backbone's frame rate, as
             the reference does; ``resample`` picks frames by their time.
 
@@ -62,9 +70,11 @@ class Options:
     tau_conv: float = 0.2
     tau_spatial: float = 0.2
     tau_temporal: float = 0.5
+    tau_cross: float = 0.0
     layers_conv: tuple[int, ...] = (4,)
     layers_spatial: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
     layers_temporal: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
+    layers_cross: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
     skip: int = 1
     noise_share: float = 0.0
     seed: int = 8888
@@ -74,10 +84,13 @@ class Options:
     thresholds: Literal["round", "floor"] = "round"
     vae: Literal["mode", "sample"] = "mode"
     source_branch: Literal["injecting", "always"] = "injecting"
+    source_frame: Literal["source", "edited"] = "source"
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    start_level: int | None = None
     frame_rate: Literal["resample", "keep"] = "resample"
 
     def __post_init__(self) -> None:
-        for name in ("tau_conv", "tau_spatial", "tau_temporal", "noise_share"):
+        for name in ("tau_conv", "tau_spatial", "tau_temporal", "tau_cross", "noise_share"):
             _check(name, getattr(self, name), 0.0, 1.0)
         _check("guidance", self.guidance, 1.0, 1000.0)
         _check("steps", self.steps, 1, 1000)

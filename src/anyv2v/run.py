@@ -19,7 +19,7 @@ from anyv2v.backbones import Carrier, Choice, choose, load_choice, recipe
 from anyv2v.drafts import check_file
 from anyv2v.edit import OnStep, Step, diffuse, ignore, invert_video
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
-from anyv2v.fitting import fit_frame
+from anyv2v.fitting import fit_frame, source_levels, start_level
 from anyv2v.flow import FlowReport
 from anyv2v.job import EditJob, InvertJob, Job
 from anyv2v.options import Options
@@ -90,7 +90,8 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
         backbone: Any = _load(job, choice, watch)
         video = _read(job, backbone.spec)
         trajectory = invert_video(backbone, video, job.options, on_step=watch)
-    kept = trajectory.on(backbone.schedule.grid(job.options.steps))
+    start = start_level(backbone, job.options)
+    kept = trajectory.on([start, *source_levels(backbone, job.options)])
     about = identity(backbone, choice.checkpoint, video, job.options)
     save_trajectory(job.output, kept, about, job.options.inversion_steps, overwrite=job.overwrite)
     result = {"frames": len(video), "seconds": watch.seconds}

@@ -10,27 +10,39 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from anyv2v.errors import CheckpointError, OptionError
+from anyv2v.options import Options
 
-__all__ = ["DDIM", "Schedule"]
+__all__ = ["DDIM", "DDPM", "Schedule", "sampler_of"]
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 class Schedule(Protocol):
-    """A walk between noise and data."""
+    """A walk between noise and data.
+
+    Attributes:
+        offset: The lowest level of every grid.
+        stochastic: Whether a step takes noise.
+    """
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def stochastic(self) -> bool: ...
 
     def grid(self, steps: int) -> tuple[int, ...]:
         """The ``steps + 1`` levels of a walk, noisiest first, the last one clean."""
         ...
 
     def step(self, out: Tensor, z: Tensor, t: int, s: int, noise: Tensor | None = None) -> Tensor:
-        """``z_t -> z_s`` in either direction, given the net's output ``out`` for ``z_t``."""
+        """``z_t -> z_s``, given the net's output ``out`` for ``z_t``; either way, unless it is stochastic."""
         ...
 
     def inverse_at(self, t: int, s: int) -> int:
@@ -53,6 +65,7 @@ class DDIM:
     prediction: Prediction = "v_prediction"
     offset: int = 1
     clean_alpha: float = 1.0
+    stochastic: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DDIM:
@@ -121,6 +134,41 @@ class DDIM:
     def inverse_at(self, t: int, s: int) -> int:
         """The noisier end of the interval, as the reference implementation asks."""
         return max(t, s)
+
+
+class DDPM(DDIM):
+    """The walk of DDPM with the smaller variance (Ho et al., arXiv 2006.11239, equations 6 and 7)."""
+
+    stochastic = True
+
+    def step(self, out: Tensor, z: Tensor, t: int, s: int, noise: Tensor | None = None) -> Tensor:
+        """Draw ``z_s`` for a cleaner level ``s``.
+
+        Args:
+            out: The net's prediction, the shape of ``z``.
+            z: Latents at level ``t``, any shape.
+            t: The level of ``z``.
+            s: The level to reach, cleaner than ``t``.
+            noise: Gaussian, the shape of ``z``; without it the mean.
+        """
+        data, _ = self.split(out, z, t)
+        alpha, alpha_s = self.alpha(t), self.alpha(s)
+        kept = alpha / alpha_s
+        share = (1 - kept) / (1 - alpha)
+        mean = alpha_s.sqrt() * share * data + kept.sqrt() * (1 - alpha_s) / (1 - alpha) * z
+        if noise is None:
+            return mean
+        return mean + ((1 - alpha_s) * share).sqrt() * noise
+
+
+def sampler_of(schedule: DDIM, options: Options) -> DDIM:
+    """The walk that ``options`` ask for over the levels of ``schedule``.
+
+    The grid of DDPM begins at 0, as in the reference, and its clean data are free of noise.
+    """
+    if options.sampler == "ddim":
+        return schedule
+    return DDPM(schedule.alphas_cumprod, schedule.prediction, offset=0, clean_alpha=1.0)
 
 
 # What is implemented of what a configuration may ask for; the first is taken where it says nothing.

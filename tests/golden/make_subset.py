@@ -12,6 +12,7 @@ import json
 import lzma
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from anyv2v.models.consisti2v import NEVER_USED
+
 HERE = Path(__file__).parent
 FILE = "cases.safetensors.xz"
 
-ALL = slice(None)
+ALL = ...
 ENDS = {10: [0, 4, 9], 50: [0, 24, 49]}  # of a walk of so many steps
 EDIT = {"cond.": ALL, "final_latents": ALL}
 CALL = {"in.": ALL, "out.sample": np.s_[2:]}
@@ -71,32 +74,175 @@ KEEP: dict[str, dict[str, Any]] = {
 }
 
 
+PATH = {"timesteps": [0, 9], "latents": [0, 9]}  # of an edit of ten steps
+MASKED = {"masked_": ALL, "mask": ALL, "text_embeds": ALL}
+
+SEINE: dict[str, dict[str, Any]] = {
+    "unet_io_square": {
+        **dict.fromkeys(("noisy", "mask", "timestep", "encoder", "eps", "inter.time", "inter.mid"), ALL),
+        "inter.down_blocks.0.attentions.": np.s_[:2],
+        **dict.fromkeys(("inter.down_blocks.1", "inter.down_blocks.2", "inter.down_blocks.3"), ALL),
+        **dict.fromkeys(("inter.up_blocks.0", "inter.up_blocks.1"), ALL),
+    },
+    "unet_io_batch3_rect": {"": ALL},
+    "unet_io_long": {"": ALL},
+    "temporal_primitives": {"": ALL},
+    "schedulers": {"": ALL},
+    "text_encoder": {"": ALL},
+    "vae_preprocess": {
+        **dict.fromkeys(("frames_uint8", "vae.", "latents_scaled", "decode.latents", "decode.uint8"), ALL),
+        "resize.in": ALL,
+        "resize.out": np.s_[:, :1],
+    },
+    "inversion_clipA": MASKED
+    | {
+        **dict.fromkeys(("frames", "vae.noise_", "latents_0", "rec.timesteps", "rec.latents_0"), ALL),
+        **dict.fromkeys(("inv.timesteps", "inv.latents", "saved_timesteps"), ALL),
+        "rec.frames_uint8": np.s_[:, :1],
+    },
+    "inversion_clipA_dense": MASKED
+    | {
+        **dict.fromkeys(("latents_0", "saved_timesteps", "rec.timesteps", "rec.latents_0"), ALL),
+        "inv.timesteps": [0, 9, 19],
+        "inv.latents": [0, 9, 19],
+    },
+    "edit_inputs_clipA_seed1": MASKED
+    | dict.fromkeys(("edited_first_frame", "vae.noise_", "x_T", "ddpm_noise"), ALL),
+    "edit_inputs_clipA_dense_seed6": MASKED | {"x_T": ALL, "ddpm_noise": ALL},
+    "edit_default_ddim_cfg4": PATH
+    | {
+        "step.": ALL,
+        "frames_uint8": np.s_[:, :1],
+        **dict.fromkeys(("feat.source.up_blocks.1.resnets", "feat.source.up_blocks.1.attentions.1."), ALL),
+        "feat.source.up_blocks.2.attentions.0.attn_temp": ALL,
+    },
+    "edit_default_ddpm_cfg4": PATH | {"frames_uint8": np.s_[:, :1]},
+    "edit_all_cross_ddpm_cfg4": PATH,
+    "edit_conv_only_ddim": PATH,
+    "edit_spatial_only_ddim": PATH,
+    "edit_temporal_only_ddim": PATH,
+    "edit_cross_only_ddim": PATH,
+    "edit_none_ddpm_cfg4": PATH,
+    "edit_nopnp_ddim": PATH | {"text_embeds": ALL},
+    "edit_randinit_cfg1_ddim": PATH | {"x_T": ALL},
+    "edit_dense_inversion_ddpm": PATH,
+}
+
+LAST = np.s_[:, :, -2:]  # frames
+SAVED = {"timesteps": [0, -1], "latents_saved_per_step": [0, -1]}
+STEPS = {"timesteps": [0, -1], "latents_per_step": [0, -1]}
+EDITED = {
+    **dict.fromkeys(("edited_first_frame_uint8", "first_frame_latents_batch", "text_embeddings_batch"), ALL),
+    **dict.fromkeys(("injection_timesteps", "vae_noise", "final_latents"), ALL),
+}
+SAMPLED = {
+    **dict.fromkeys(("first_frame_latents_batch", "text_embeddings_batch", "initial_noise"), ALL),
+    **dict.fromkeys(("timesteps", "latents_after_frameinit"), ALL),
+    "latents_per_step": np.s_[-1:],
+}
+CALLED = dict.fromkeys(("sample", "timestep", "encoder", "first_frame_latents", "frame_stride"), ALL)
+LAYER = "inter.down_blocks.0."
+
+CONSISTI2V: dict[str, dict[str, Any]] = {
+    "unet_io_square": CALLED
+    | {
+        "output": ALL,
+        **dict.fromkeys(("inter.time", "inter.frame", "inter.mid", "inter.down_blocks.1"), np.s_[-1:]),
+        **dict.fromkeys(("inter.down_blocks.2", "inter.up_blocks.0", "inter.up_blocks.1"), np.s_[-1:]),
+        **dict.fromkeys((f"{LAYER}conv", f"{LAYER}attentions.0.trans", f"{LAYER}tempo"), np.s_[-1:]),
+    },
+    "unet_io_nonsquare_batch2": CALLED | {"output": LAST},
+    "unet_io_odd_size": CALLED | {"output": LAST},
+    "inversion_A": {
+        **dict.fromkeys(("frames", "text_embeddings", "vae_noise", "first_frame_latents", "x0"), ALL),
+        **SAVED,
+    },
+    "recon_A": {
+        **dict.fromkeys(("text_embeddings", "first_frame_latents", "final_latents", "vae_noise"), ALL),
+        **STEPS,
+    },
+    "pnp_default": EDITED | STEPS | {"video_uint8": np.s_[:1]},
+    **dict.fromkeys(("pnp_all", "pnp_conv_only", "pnp_spatial_only", "pnp_temporal_only"), EDITED),
+    **dict.fromkeys(("pnp_half_tidx4", "pnp_none_both_guidance", "pnp_default_source_frame_fixed"), EDITED),
+    "pnp_blend_resized_edit": EDITED | {"blend_noise": ALL},
+    "pnp_default_features_step0": {
+        "conv.up_blocks.1.resnets.1.conv2_out": np.s_[:8],
+        **dict.fromkeys(("spatial.up_blocks.1.2", "temporal.up_blocks.1.2"), ALL),
+        "temporal.up_blocks.2.0": np.s_[:8],
+    },
+    "i2v_frameinit": SAMPLED,
+    "i2v_text_guidance_rescale": SAMPLED,
+    "frameinit_filters": dict.fromkeys(
+        ("x", "noise", "gaussian.", "butterworth.filter", "ideal.filter", "box.filter"), ALL
+    ),
+}
+
+
 def main(whole: Path) -> None:
-    for backbone in ("i2vgen-xl",):
-        cut(whole / backbone, HERE / backbone)
+    for backbone, keep in {"i2vgen-xl": KEEP, "seine": SEINE}.items():
+        cut(whole / backbone, HERE / backbone, keep)
+    cut(whole / "consisti2v", HERE / "consisti2v", CONSISTI2V, copy=pack)
 
 
-def cut(whole: Path, subset: Path) -> None:
+def cut(
+    whole: Path,
+    subset: Path,
+    keep: dict[str, dict[str, Any]],
+    copy: Callable[[str, str], object] = shutil.copy2,
+) -> None:
     manifest = json.loads((whole / "manifest.json").read_text())
-    cases = [case for case in manifest["cases"] if case["name"] in KEEP]
+    cases = [case for case in listed(manifest["cases"]) if case["name"] in keep]
     shutil.rmtree(subset, ignore_errors=True)
-    shutil.copytree(whole / "checkpoint", subset / "checkpoint")
-    tensors = {f"{case['name']}/{name}": array for case in cases for name, array in kept(case, whole)}
+    # Weights that are there as safetensors too, in the format of their authors.
+    twice = shutil.ignore_patterns("*.pt", "*.bin")
+    shutil.copytree(whole / "checkpoint", subset / "checkpoint", ignore=twice, copy_function=copy)
+    for keys in whole.glob("state_dict_keys.json"):
+        (subset / f"{keys.name}.xz").write_bytes(compressed(keys.read_bytes()))
+    tensors = {
+        f"{case['name']}/{name}": array
+        for case in cases
+        for name, array in kept(case, whole, keep[case["name"]])
+    }
     (subset / FILE).write_bytes(compressed(save(tensors)))
     entries = [
         {key: case[key] for key in ("name", "kind", "params", "info") if key in case} for case in cases
     ]
-    manifest = {key: manifest[key] for key in ("provenance", "suggested_tolerances")}
+    about = ("provenance", "reference", "about")
+    manifest = {key: manifest[key] for key in manifest if key in about or "tolerances" in key}
     manifest["cases"] = [entry | {"file": FILE} for entry in entries]
     (subset / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def kept(case: dict[str, Any], whole: Path) -> list[tuple[str, NDArray[Any]]]:
+def listed(cases: Any) -> list[dict[str, Any]]:
+    """A manifest's cases; one that has them by name tells the parameters of each beside the rest."""
+    if isinstance(cases, list):
+        return cases
+    rest = ("kind", "file", "tensors")
+    params = {name: {key: case[key] for key in case if key not in rest} for name, case in cases.items()}
+    return [
+        {"name": name, "kind": case["kind"], "file": case["file"], "params": params[name]}
+        for name, case in cases.items()
+    ]
+
+
+def pack(source: str, target: str) -> None:
+    """Copy a file of a checkpoint; weights are compressed, and what their net never uses is nought."""
+    if not source.endswith(".safetensors"):
+        shutil.copy2(source, target)
+        return
+    weights = {
+        name: np.zeros_like(array) if NEVER_USED.search(name) else array
+        for name, array in load_file(source).items()
+    }
+    Path(f"{target}.xz").write_bytes(compressed(save(weights, metadata={"format": "pt"})))
+
+
+def kept(case: dict[str, Any], whole: Path, keep: dict[str, Any]) -> list[tuple[str, NDArray[Any]]]:
     tensors = load_file(whole / case["file"])
     return [
-        (name, np.ascontiguousarray(tensor[part]))
+        (name, np.array(tensor[part], order="C"))
         for name, tensor in tensors.items()
-        for start, part in KEEP[case["name"]].items()
+        for start, part in keep.items()
         if name.startswith(start)
     ]
 

@@ -20,7 +20,7 @@ from anyv2v.backbones.checkpoint import configuration, load_part, loading, pick_
 from anyv2v.backbones.protocol import Condition, OnFrame, VideoSpec, ignore
 from anyv2v.features import FeatureBank, Kind, Tap
 from anyv2v.options import Options
-from anyv2v.schedule import DDIM
+from anyv2v.schedule import DDIM, Schedule, sampler_of
 from anyv2v.video import Size
 
 __all__ = ["I2VGenXL"]
@@ -151,8 +151,8 @@ class I2VGenXL:
         first_frame: NDArray[np.uint8],
         prompt: str,
         spec: VideoSpec,
+        options: Options | None = None,
         *,
-        negative_prompt: str | None = None,
         generator: torch.Generator | None = None,
     ) -> Condition:
         """See ``Backbone``. The negative row has a zero image embedding, which is how the model was trained.
@@ -161,7 +161,7 @@ class I2VGenXL:
         ``image_latents`` ``[rows, 4, F, h, w]`` and ``fps`` ``[rows]``. A first frame of another size than
         the clip's is scaled and cropped around its centre.
         """
-        prompts = [prompt] if negative_prompt is None else [negative_prompt, prompt]
+        prompts = [options.negative_prompt, prompt] if options and options.guidance > 1 else [prompt]
         rows = len(prompts)
         seen = self._image_embeddings(first_frame, spec.size.width)
         first = self._encode(centre_crop(first_frame, spec.size), generator)[:, :, None]
@@ -196,12 +196,20 @@ class I2VGenXL:
         velocity: Tensor = self.net(z.to(dtype), level, **told, return_dict=False)[0]
         return velocity.float()
 
+    def rows(self, options: Options) -> int:
+        """The negative prompt's and the prompt's, or the prompt's alone."""
+        return 2 if options.guidance > 1 else 1
+
     def guide(self, out: Tensor, options: Options) -> Tensor:
         """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) on the velocity."""
         if len(out) == 1:
             return out
         negative, prompt = out.chunk(2)
         return negative + options.guidance * (prompt - negative)
+
+    def sampler(self, options: Options) -> Schedule:
+        """See ``Backbone``."""
+        return sampler_of(self.schedule, options)
 
     def generator(self, seed: int) -> torch.Generator:
         """Always on the CPU, so that a seed gives the same clip on every device."""
@@ -225,6 +233,7 @@ def decoder_taps() -> tuple[Tap, ...]:
         *taps("conv", "up_blocks.{block}.resnets.{index}.conv2", 0),
         *taps("spatial", "up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1.to_[qk]", 1),
         *taps("temporal", "up_blocks.{block}.temp_attentions.{index}.transformer_blocks.0.attn1.to_[qk]", 1),
+        *taps("cross", "up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn2.to_[qk]", 1),
     )
 
 

@@ -74,7 +74,7 @@ class Backbone(Protocol):
     Attributes:
         name: The name in the registry.
         spec: The clip that it works on unless told otherwise.
-        schedule: Its noise levels.
+        schedule: Its noise levels, as inversion walks them.
         net: The denoising net.
         parts: Every net that takes memory, ``net`` among them.
         bank: The features of ``net``, with a tap for each kind and each decoder layer of the paper's count.
@@ -110,15 +110,23 @@ class Backbone(Protocol):
         first_frame: NDArray[np.uint8],
         prompt: str,
         spec: VideoSpec,
+        options: Options | None = None,
         *,
-        negative_prompt: str | None = None,
         generator: torch.Generator | None = None,
     ) -> Condition:
         """Condition on a first frame ``[H, W, 3]`` and a prompt, for a clip as ``spec`` has it.
 
         Returns:
-            One row, or with a negative prompt the rows that guidance needs, the prompt's last.
+            One row, or with options the rows that their guidance needs, the prompt's last.
         """
+        ...
+
+    def rows(self, options: Options) -> int:
+        """How many rows the guidance of ``options`` needs."""
+        ...
+
+    def sampler(self, options: Options) -> Schedule:
+        """How the edit walks from noise to data; ``schedule`` is how the source was inverted."""
         ...
 
     def denoise(self, z: Tensor, t: int, condition: Condition) -> Tensor:
