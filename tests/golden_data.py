@@ -16,6 +16,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from safetensors.torch import load, load_file
 from torch import Tensor
@@ -90,15 +92,22 @@ class Golden:
 
 @cache
 def unpacked(checkpoint: Path) -> Path:
-    """The folder of a checkpoint whose weights may be compressed here; it is gone when the tests are."""
-    if not any(checkpoint.rglob("*.xz")):
+    """The folder of a checkpoint as it is published; it is gone when the tests are.
+
+    Here weights may be compressed, and SEINE's have other names, twice.
+    """
+    if not any(checkpoint.rglob("*.xz")) and not (checkpoint / "seine_ema.safetensors").exists():
         return checkpoint
     temporary = Path(tempfile.mkdtemp(prefix="anyv2v-golden-"))
     atexit.register(shutil.rmtree, temporary)
-    return Path(shutil.copytree(checkpoint, temporary / "checkpoint", copy_function=unpack_file))
+    twice = shutil.ignore_patterns("*.pt", "*.bin")
+    return Path(
+        shutil.copytree(checkpoint, temporary / "checkpoint", ignore=twice, copy_function=unpack_file)
+    )
 
 
 def unpack_file(source: str, target: str) -> None:
+    target = target.replace("seine_ema", "seine")
     if source.endswith(".xz"):
         Path(target.removesuffix(".xz")).write_bytes(lzma.decompress(Path(source).read_bytes()))
     else:
@@ -113,3 +122,19 @@ def assert_near(ours: Tensor, theirs: Tensor, rtol: float) -> None:
 
 def assert_close(ours: Tensor, theirs: Tensor, atol: float) -> None:
     torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
+
+
+def assert_within(ours: Tensor, theirs: Tensor, atol: float) -> None:
+    """Close everywhere: the distance in units of their standard deviation."""
+    assert_close(ours, theirs, atol * theirs.std().item())
+
+
+def assert_levels(ours: np.ndarray, theirs: np.ndarray, most: int) -> None:
+    """Frames in uint8 that differ by no more than ``most`` grey levels."""
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs).max() <= most
+
+
+def named(cases: list[Case]) -> pytest.MarkDecorator:
+    assert cases
+    return pytest.mark.parametrize("case", cases, ids=[case.entry["name"] for case in cases])

@@ -51,7 +51,7 @@ def test_another_package_adds_a_backbone(monkeypatch) -> None:
     monkeypatch.setattr("anyv2v.backbones.entry_points", lambda group: [point])
     list_backbones.cache_clear()
     try:
-        assert list(list_backbones()) == ["flow", "i2vgen-xl", "mini", "paper-plane"]
+        assert list(list_backbones()) == ["flow", "i2vgen-xl", "consisti2v", "seine", "mini", "paper-plane"]
         assert isinstance(load_backbone("paper-plane"), Flow)
     finally:
         list_backbones.cache_clear()

@@ -14,7 +14,7 @@ from torch import Tensor
 from anyv2v import FeatureBank
 from anyv2v.features import Tap
 from anyv2v.models.seine import Config, SEINEUNet, bucket
-from golden_data import Case, Golden, assert_near
+from golden_data import Case, Golden, assert_near, named
 
 GOLDEN = Golden("seine")
 GROUPS = 8
@@ -29,15 +29,10 @@ TAPS = (
 )
 
 
-def named(cases: list[Case]) -> pytest.MarkDecorator:
-    assert cases
-    return pytest.mark.parametrize("case", cases, ids=[case.entry["name"] for case in cases])
-
-
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
     """Stored in half precision; the golden numbers are of their exact values in float32."""
-    return load_file(f"{GOLDEN.checkpoint}/seine_ema.safetensors")
+    return load_file(f"{GOLDEN.checkpoint}/seine.safetensors")
 
 
 @pytest.fixture(scope="module")

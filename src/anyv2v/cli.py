@@ -65,6 +65,7 @@ Steps = Annotated[int | None, _option(METHOD, "Sampling steps.")]
 InversionSteps = Annotated[int | None, _option(METHOD, "DDIM inversion steps.")]
 InversionPrompt = Annotated[str | None, _option(METHOD, "Text of the source; empty in the paper.")]
 Guidance = Annotated[float | None, _option(METHOD, "Classifier-free guidance scale; 1 turns it off.")]
+ImageGuidance = Annotated[float | None, _option(METHOD, "The same for the first frame, in ConsistI2V.")]
 TauConv = Annotated[float | None, _option(METHOD, "Share of steps that inject the convolution feature.")]
 TauSpatial = Annotated[float | None, _option(METHOD, "Share of steps that inject spatial attention.")]
 TauTemporal = Annotated[float | None, _option(METHOD, "Share of steps that inject temporal attention.")]
@@ -130,6 +131,7 @@ def edit(
     inversion_steps: InversionSteps = None,
     inversion_prompt: InversionPrompt = None,
     guidance: Guidance = None,
+    image_guidance: ImageGuidance = None,
     tau_conv: TauConv = None,
     tau_spatial: TauSpatial = None,
     tau_temporal: TauTemporal = None,
@@ -233,6 +235,22 @@ def backbones(as_json: Json = False) -> None:
     for row in rows:
         state = "ready" if row["at_hand"] else f"{row['gigabytes']:g} GB to get: {row['download']}"
         print(f"{row['name']:<12} {row['summary']}\n{'':<12} {state}")
+
+
+@app.command()
+def convert(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint with .pt or .bin files.")],
+    as_json: Json = False,
+) -> None:
+    """Write pickled weights once more as safetensors, which load faster and cannot run code."""
+    from anyv2v.backbones.checkpoint import convert as convert_folder
+
+    written = convert_folder(folder)
+    if as_json:
+        _print_json({"written": written})
+        return
+    for path in written:
+        print(path)
 
 
 @app.command()

@@ -27,6 +27,7 @@ class Options:
         steps: Sampling steps, T in the paper.
         inversion_steps: DDIM inversion steps. Every timestep that sampling visits must be among theirs.
         guidance: Classifier-free guidance scale, 1 to 1000; 1 turns it off.
+        image_guidance: The same of the first frame, where a backbone has one: ConsistI2V.
         negative_prompt: The text of the negative branch.
         inversion_prompt: The text of the source in inversion and in its denoising; empty in the paper.
         tau_conv: Share of the steps, 0 to 1, that inject the convolution feature.
@@ -65,6 +66,7 @@ class Options:
     steps: int = 50
     inversion_steps: int = 50
     guidance: float = 9.0
+    image_guidance: float = 1.0
     negative_prompt: str = NEGATIVE_PROMPT
     inversion_prompt: str = ""
     tau_conv: float = 0.2
@@ -93,6 +95,7 @@ class Options:
         for name in ("tau_conv", "tau_spatial", "tau_temporal", "tau_cross", "noise_share"):
             _check(name, getattr(self, name), 0.0, 1.0)
         _check("guidance", self.guidance, 1.0, 1000.0)
+        _check("image_guidance", self.image_guidance, 1.0, 1000.0)
         _check("steps", self.steps, 1, 1000)
         _check("inversion_steps", self.inversion_steps, 1, 1000)
         _check("skip", self.skip, 0, self.steps - 1)

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from anyv2v.errors import CheckpointError, OptionError, UserError
 from anyv2v.options import RECIPES, Options
@@ -59,6 +59,7 @@ class Entry:
         files: Glob patterns of the files that are needed of the repository.
         gigabytes: What they weigh.
         shipped: The folder of its weights, if its package brings them.
+        commands: What brings the weights, where it takes more than ``hf download`` of a repository.
         recipes: Named options; ``default`` is what it is at its best with.
     """
 
@@ -70,13 +71,29 @@ class Entry:
     files: tuple[str, ...] = ()
     gigabytes: float = 0.0
     shipped: Path | None = None
+    commands: str | None = None
     recipes: Mapping[str, Options] = field(default_factory=lambda: RECIPES)
 
     @property
     def download(self) -> str:
         """The command that brings the weights to this machine."""
-        return f"hf download {self.repository} " + " ".join(f'--include "{glob}"' for glob in self.files)
+        return self.commands or f"hf download {self.repository} " + " ".join(
+            f'--include "{glob}"' for glob in self.files
+        )
 
+
+def _recipes(paper: Mapping[str, Any] = MappingProxyType({}), **own: Any) -> Mapping[str, Options]:
+    """I2VGen-XL's recipes with a backbone's own settings, and what of the reference's is a quirk of it."""
+    recipes = {name: replace(options, **own) for name, options in RECIPES.items()}
+    return recipes | {"paper": replace(recipes["paper"], **paper)}
+
+
+_SEINE = (
+    "hf download Vchitect/SEINE seine.pt --local-dir seine && "
+    'hf download CompVis/stable-diffusion-v1-4 --include "*.json" --include "*.txt" '
+    '--include "vae/*.safetensors" --include "text_encoder/*.safetensors" '
+    "--local-dir seine/stable-diffusion-v1-4, and then: --model seine"
+)
 
 _BUILT_IN = (
     Entry(
@@ -94,12 +111,32 @@ _BUILT_IN = (
         gigabytes=5.0,
     ),
     Entry(
+        "consisti2v",
+        "ConsistI2V, which looks back at the first frame (arXiv 2402.04324)",
+        "anyv2v.backbones.consisti2v:ConsistI2V",
+        pipeline="ConditionalVideoEditingPipeline",
+        repository="TIGER-Lab/ConsistI2V",
+        files=("*.json", "*.txt", "*.safetensors"),
+        gigabytes=7.0,
+        recipes=_recipes(guidance=35.0, skip=4, paper={"source_frame": "edited"}),
+    ),
+    Entry(
+        "seine",
+        "SEINE, which fills in what a mask leaves open (arXiv 2310.20700)",
+        "anyv2v.backbones.seine:SEINE",
+        pipeline="SEINE",
+        repository="Vchitect/SEINE",
+        gigabytes=5.0,
+        commands=_SEINE,
+        recipes=_recipes(guidance=4.0, skip=0, paper={"sampler": "ddpm", "start_level": 997}),
+    ),
+    Entry(
         "mini",
         "a small I2VGen-XL of our own, for rendered shapes: the method on any machine, at 64 x 64",
         "anyv2v.backbones.mini:Mini",
         pipeline="I2VGenXLPipeline",
         shipped=Path(__file__).parent.parent / "checkpoints" / "mini",
-        recipes={**RECIPES, "default": replace(RECIPES["default"], guidance=1.0)},
+        recipes=_recipes(guidance=1.0),
     ),
 )
 

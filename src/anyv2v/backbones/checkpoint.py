@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from anyv2v.drafts import draft
 from anyv2v.errors import CheckpointError, OptionError, WeightsMissing
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from anyv2v.backbones import Entry
 
-__all__ = ["configuration", "find", "load_part", "loading", "pick_device", "pick_dtype", "pipeline_of"]
+__all__ = [
+    "configuration",
+    "convert",
+    "ema_weights",
+    "fill",
+    "find",
+    "load_part",
+    "loading",
+    "pick_device",
+    "pick_dtype",
+    "pipeline_of",
+    "stable_diffusion",
+    "weights_of",
+]
+
+SEINE = "SEINE"  # stands for the class of a pipeline, which a checkpoint of one file cannot name
 
 
 def find(entry: Entry, model: str | None) -> Path:
@@ -65,8 +82,12 @@ def _missing(entry: Entry, model: str | None) -> WeightsMissing:
 
 def _lacking(folder: Path) -> list[str]:
     """The parts of a pipeline that a checkpoint names but does not hold, as after an interrupted download."""
+    if bare := _ema_file(folder):
+        folder = stable_diffusion(folder)
     index = configuration(folder, "model_index.json")
     parts = {name: part[1] for name, part in index.items() if isinstance(part, list) and part[0]}
+    if bare:  # its net is the one file, and it needs no more of Stable Diffusion than this
+        parts = {name: kind for name, kind in parts.items() if name in ("vae", "text_encoder", "tokenizer")}
     nets = {name for name, kind in parts.items() if not kind.endswith(_WITHOUT_WEIGHTS)}
     return [
         name for name in parts if not any((folder / name).glob("*.safetensors" if name in nets else "*.json"))
@@ -82,8 +103,28 @@ def pipeline_of(folder: Path) -> str:
     Raises:
         CheckpointError: The folder is no checkpoint in diffusers' layout.
     """
+    if _ema_file(folder):
+        return SEINE
     index = configuration(folder, "model_index.json")
     return str(index.get("_class_name", "nameless pipeline"))
+
+
+def _ema_file(folder: Path) -> Path | None:
+    """SEINE's net: as published, or better as ``convert`` left it."""
+    return next(
+        (folder / name for name in ("seine.safetensors", "seine.pt") if (folder / name).exists()), None
+    )
+
+
+def stable_diffusion(folder: Path) -> Path:
+    """The Stable Diffusion folder within a checkpoint of SEINE.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    for index in sorted(folder.glob("*/model_index.json")):
+        return index.parent
+    raise CheckpointError(f"{folder}: there is no Stable Diffusion v1-4 folder in it, which SEINE builds on")
 
 
 def configuration(folder: Path, name: str) -> dict[str, Any]:
@@ -147,6 +188,88 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def weights_of(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All weights of a part, by name, as stored; of its fp16 variant where there is one and it will do.
+
+    Raises:
+        CheckpointError: There are none, or they are broken.
+    """
+    variant = _variant(folder, dtype)
+    files = [file for file in folder.glob("*.safetensors") if (".fp16." in file.name) == bool(variant)]
+    return {name: weight for file in sorted(files) for name, weight in _load(file).items()}
+
+
+def ema_weights(folder: Path, device: torch.device) -> dict[str, Tensor]:
+    """The weights of SEINE's net, by name; on the meta device their shapes alone.
+
+    Raises:
+        CheckpointError: There are none, or they are broken.
+    """
+    file = _ema_file(folder)
+    if file is None:
+        raise CheckpointError(f"{folder}: there is neither seine.safetensors nor seine.pt in it")
+    weights = _load(file)
+    return {name: weight.to(device) for name, weight in weights.items()} if device.type == "meta" else weights
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    """Weights by name, of a ``.safetensors`` file, or of a pickled one that holds nothing but tensors."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    weights = content.get("ema", content)  # SEINE's file holds its averaged weights under this name
+    return {name: weight for name, weight in weights.items() if isinstance(weight, torch.Tensor)}
+
+
+def fill(net: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Give a net on the meta device its weights, every one of them and nothing else.
+
+    Raises:
+        CheckpointError: A weight is missing, unknown or of another shape.
+    """
+    wanted = net.state_dict()
+    shapes = {name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape}
+    for wrong, names in {
+        "lacks": wanted.keys() - weights.keys(),
+        "does not know what to do with": weights.keys() - wanted.keys(),
+        "has other shapes for": shapes,
+    }.items():
+        if names:
+            few = ", ".join(sorted(names)[:3])
+            raise CheckpointError(
+                f"{where}: {type(net).__name__} {wrong} {len(names)} weights, among them {few}"
+            )
+    net.load_state_dict(weights, assign=True)
+
+
+def convert(folder: Path) -> list[Path]:
+    """Write every pickled file of weights once more as safetensors, beside it.
+
+    Raises:
+        CheckpointError: There is none, or it holds more than tensors.
+        OutputError: The folder cannot be written to.
+    """
+    from safetensors.torch import save_file
+
+    pickled = sorted(file for suffix in ("pt", "pth", "bin", "ckpt") for file in folder.rglob(f"*.{suffix}"))
+    if not pickled:
+        raise CheckpointError(f"{folder}: there are no pickled weights in it")
+    written = []
+    for file in pickled:
+        weights = {name: weight.clone() for name, weight in _load(file).items()}
+        with draft(file.with_suffix(".safetensors"), overwrite=True) as temporary:
+            save_file(weights, temporary)
+        written.append(file.with_suffix(".safetensors"))
+    return written
 
 
 def _variant(folder: Path, dtype: torch.dtype) -> str | None:

@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anyv2v.backbones.checkpoint import configuration, load_part, loading, pick_device, pick_dtype
-from anyv2v.backbones.protocol import Condition, OnFrame, VideoSpec, ignore
-from anyv2v.features import FeatureBank, Kind, Tap
+from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
+from anyv2v.backbones.protocol import Condition, VideoSpec
+from anyv2v.features import FeatureBank
 from anyv2v.options import Options
-from anyv2v.schedule import DDIM, Schedule, sampler_of
+from anyv2v.schedule import DDIM
 from anyv2v.video import Size
 
 __all__ = ["I2VGenXL"]
@@ -28,7 +29,7 @@ __all__ = ["I2VGenXL"]
 PAPER_SIDE = 512
 
 
-class I2VGenXL:
+class I2VGenXL(LatentBackbone):
     """See ``Backbone``; ``load`` is the way to make one.
 
     Args:
@@ -55,16 +56,13 @@ class I2VGenXL:
         schedule: DDIM,
         frames: int = 16,
     ) -> None:
-        self.net: Any = net
-        self.vae: Any = vae
+        super().__init__(net, vae, (text_encoder, image_encoder), schedule)
         self.text_encoder: Any = text_encoder
         self.tokenizer = tokenizer
         self.image_encoder: Any = image_encoder
         self.pixels = pixels
-        self.schedule = schedule
         self.frames = frames
-        self.parts = (net, vae, text_encoder, image_encoder)
-        self.bank = FeatureBank(net, decoder_taps())
+        self.bank = FeatureBank(net, decoder_taps("temp_attentions.{index}.transformer_blocks.0.attn1"))
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto", dtype: str = "auto") -> I2VGenXL:
@@ -99,52 +97,6 @@ class I2VGenXL:
         side = PAPER_SIDE if trained >= PAPER_SIDE // 2 else trained
         return VideoSpec(Size(side, side), frames=self.frames, fps=Fraction(8), multiple=factor)
 
-    @cached_property
-    def scale_factor(self) -> int:
-        """Pixels to a latent, along each side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    @torch.no_grad()
-    def encode(
-        self,
-        frames: NDArray[np.uint8],
-        generator: torch.Generator | None = None,
-        *,
-        on_frame: OnFrame = ignore,
-    ) -> Tensor:
-        """Each frame alone, so that the VAE never dominates memory."""
-        latents = []
-        for frame in frames:
-            latents.append(self._encode(frame, generator))
-            on_frame(len(latents))
-        return torch.cat(latents).transpose(0, 1)[None]
-
-    def _encode(self, frame: NDArray[np.uint8], generator: torch.Generator | None) -> Tensor:
-        """``[H, W, 3] -> [1, C, h, w]``, float32."""
-        pixels = torch.tensor(frame, device=self.vae.device).permute(2, 0, 1)[None] / 255
-        posterior = self.vae.encode((2 * pixels - 1).to(self.vae.dtype)).latent_dist
-        latents = posterior.mean
-        if generator is not None:
-            latents = latents + posterior.std * self.noise(latents, generator)
-        scaled: Tensor = latents * self.vae.config.scaling_factor
-        return scaled.float()
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor, *, on_frame: OnFrame = ignore) -> NDArray[np.uint8]:
-        """Each frame alone, so that the VAE never dominates memory."""
-        scaled = latents[0].transpose(0, 1).to(self.vae.dtype) / self.vae.config.scaling_factor
-        frames: list[NDArray[np.uint8]] = []
-        for latent in scaled:
-            frames.append(self._decode(latent[None]))
-            on_frame(len(frames))
-        return np.stack(frames)
-
-    def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """``[1, C, h, w] -> [H, W, 3]``."""
-        pixels = (self.vae.decode(latents).sample[0] / 2 + 0.5).clamp(0, 1) * 255
-        frame: NDArray[np.uint8] = pixels.round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
-        return frame
-
     @torch.no_grad()
     def condition(
         self,
@@ -164,7 +116,7 @@ class I2VGenXL:
         prompts = [options.negative_prompt, prompt] if options and options.guidance > 1 else [prompt]
         rows = len(prompts)
         seen = self._image_embeddings(first_frame, spec.size.width)
-        first = self._encode(centre_crop(first_frame, spec.size), generator)[:, :, None]
+        first = self.encode_frame(centre_crop(first_frame, spec.size), generator)[:, :, None]
         return Condition(
             {
                 "encoder_hidden_states": text_embeddings(self.text_encoder, self.tokenizer, prompts),
@@ -186,67 +138,16 @@ class I2VGenXL:
 
     @torch.no_grad()
     def denoise(self, z: Tensor, t: int, condition: Condition) -> Tensor:
-        """The velocity, float32. Latents stay float32 between steps, whatever the net computes in."""
-        dtype = self.net.dtype
-        told = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in condition.tensors.items()
-        }
-        level = torch.full((), t, device=z.device)  # made there: a copy would wait for the device
-        velocity: Tensor = self.net(z.to(dtype), level, **told, return_dict=False)[0]
+        """The velocity, float32."""
+        sample, level, told = self.ask(z, t, condition)
+        velocity: Tensor = self.net(sample, level, **told, return_dict=False)[0]
         return velocity.float()
-
-    def rows(self, options: Options) -> int:
-        """The negative prompt's and the prompt's, or the prompt's alone."""
-        return 2 if options.guidance > 1 else 1
-
-    def guide(self, out: Tensor, options: Options) -> Tensor:
-        """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) on the velocity."""
-        if len(out) == 1:
-            return out
-        negative, prompt = out.chunk(2)
-        return negative + options.guidance * (prompt - negative)
-
-    def sampler(self, options: Options) -> Schedule:
-        """See ``Backbone``."""
-        return sampler_of(self.schedule, options)
-
-    def generator(self, seed: int) -> torch.Generator:
-        """Always on the CPU, so that a seed gives the same clip on every device."""
-        return torch.Generator().manual_seed(seed)
-
-    def noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """Gaussian noise of the shape and on the device of ``latents``."""
-        return torch.randn(latents.shape, generator=generator).to(latents)
-
-
-def decoder_taps() -> tuple[Tap, ...]:
-    """Decoder layer ``3 * block + index`` of the paper; the lowest block has no attention."""
-
-    def taps(kind: Kind, path: str, first_block: int) -> list[Tap]:
-        return [
-            Tap(path.format(block=layer // 3, index=layer % 3), kind, layer)
-            for layer in range(3 * first_block, 12)
-        ]
-
-    return (
-        *taps("conv", "up_blocks.{block}.resnets.{index}.conv2", 0),
-        *taps("spatial", "up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn1.to_[qk]", 1),
-        *taps("temporal", "up_blocks.{block}.temp_attentions.{index}.transformer_blocks.0.attn1.to_[qk]", 1),
-        *taps("cross", "up_blocks.{block}.attentions.{index}.transformer_blocks.0.attn2.to_[qk]", 1),
-    )
 
 
 def text_embeddings(encoder: Any, tokenizer: Any, prompts: list[str]) -> Tensor:
     """The encoder's last layer but one, normalised: ``[rows, tokens, D]``."""
-    tokens = tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    out = encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
+    tokens = tokens_of(tokenizer, prompts).to(encoder.device)
+    out = encoder(tokens, output_hidden_states=True)
     # transformers 5 took CLIPTextModel's inner module away
     inner = getattr(encoder, "text_model", encoder)
     embeddings: Tensor = inner.final_layer_norm(out.hidden_states[-2])
