@@ -12,10 +12,10 @@ from torch import Tensor
 
 from anyv2v import Condition, Options, Trajectory, invert, load_backbone, propagate, recipe
 from anyv2v.backbones.consisti2v import ConsistI2V
-from golden_data import Case, Golden, assert_levels, assert_within, named
+from anyv2v.backbones.frame_init import blend, low_pass
+from golden_data import Case, Golden, assert_close, assert_levels, assert_within, named
 
 GOLDEN = Golden("consisti2v")
-STRIDE = torch.tensor([3])
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def condition(case: Case, rows: list[int]) -> Condition:
     return told(text[rows], first[rows])
 
 
-def told(text: Tensor, first: Tensor) -> Condition:
+def told(text: Tensor, first: Tensor, stride: int = 3) -> Condition:
     return Condition(
         {
             "encoder_hidden_states": text,
             "first_frame_latents": first[:, :, None],
-            "frame_stride": STRIDE.expand(len(text)),
+            "frame_stride": torch.full((len(text),), stride),
         }
     )
 
@@ -143,6 +143,40 @@ def test_conditions(backbone: ConsistI2V, case: Case, monkeypatch) -> None:
 
 def source_frame(case: Case) -> np.ndarray:
     return GOLDEN.cases[case.params["inversion_case"]].frames("frames_uint8")[0]
+
+
+@named(GOLDEN.kind("i2v_sampling"))
+def test_sampling_without_a_source(backbone: ConsistI2V, case: Case) -> None:
+    """Clips of a first frame and noise: both ways of guidance, rescaled guidance, FrameInit."""
+    params = case.params
+    options = Options(
+        steps=params["n_steps"],
+        guidance=params["cfg_txt"],
+        image_guidance=params["cfg_img"],
+        guidance_rescale=params["guidance_rescale"],
+        frame_init=params["use_frameinit"],
+        **NOTHING,
+    )
+    text, first = (case.tensors[name] for name in ("text_embeddings_batch", "first_frame_latents_batch"))
+    edit = told(text, first, params["frame_stride"])
+    start = Trajectory({backbone.schedule.grid(options.steps)[0]: case.tensors["initial_noise"]})
+    ours = propagate(backbone, start, edit[-1:], edit, options)
+    tolerance = GOLDEN.tolerance["i2v_sampling"]
+    assert_within(ours[:, :, 1:], case.tensors["latents_per_step"][-1], tolerance)
+    if params["use_frameinit"]:
+        started = backbone.prepare(case.tensors["initial_noise"], edit, options)[:, :, 1:]
+        assert_within(started, case.tensors["latents_after_frameinit_frames_1_to_end"], tolerance)
+
+
+NOTHING = {"skip": 0, "tau_conv": 0.0, "tau_spatial": 0.0, "tau_temporal": 0.0}
+
+
+@named(GOLDEN.kind("frameinit"))
+def test_the_filter_of_frame_init(case: Case) -> None:
+    theirs, tolerance = case.tensors["gaussian.filter"], GOLDEN.tolerance["frameinit_abs"]
+    assert_close(torch.fft.fftshift(low_pass(*theirs.shape)), theirs, tolerance)
+    ours = blend(case.tensors["x"], case.tensors["noise"])
+    assert_close(ours, case.tensors["gaussian.mixed"], tolerance)
 
 
 def test_the_paper_s_recipe_is_the_reference() -> None:

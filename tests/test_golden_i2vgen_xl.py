@@ -27,7 +27,7 @@ from anyv2v import (
     propagate,
     recipe,
 )
-from anyv2v.backbones.i2vgen_xl import I2VGenXL, centre_crop, decoder_taps
+from anyv2v.backbones.i2vgen_xl import I2VGenXL, centre_crop
 from anyv2v.backbones.protocol import Condition
 from anyv2v.video import Fit
 from golden_data import Case, Golden, assert_close, assert_levels, named
@@ -269,7 +269,7 @@ def test_the_full_size_net_has_the_published_shapes() -> None:
         1_420_469_224,
         1511,
     )
-    bank = FeatureBank(net, decoder_taps("temp_attentions.{index}.transformer_blocks.0.attn1"))
+    bank = FeatureBank(net, I2VGenXL.taps)
     assert sum(len(bank.modules(tap)) for tap in bank.plan(Options()).active(0)) == 33
 
 

@@ -22,7 +22,7 @@ FLOORS = [
     {"writing", "options", "sheet", "sidecar"},
     {"schedule", "features", "flow", "fitting"},
     {"backbones.protocol"},
-    {"backbones.checkpoint", "backbones.latent"},
+    {"backbones.checkpoint", "backbones.latent", "backbones.frame_init"},
     {"backbones.i2vgen_xl", "backbones.consisti2v", "backbones.seine"},
     {"backbones.mini"},
     {"backbones"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -98,3 +99,10 @@ def test_links_and_make_targets(document: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\S+)", text, re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_the_table_of_injection_is_the_code_s() -> None:
+    spec = importlib.util.spec_from_file_location("make_injection", ROOT / "docs" / "make_injection.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page()

@@ -66,11 +66,17 @@ InversionSteps = Annotated[int | None, _option(METHOD, "DDIM inversion steps.")]
 InversionPrompt = Annotated[str | None, _option(METHOD, "Text of the source; empty in the paper.")]
 Guidance = Annotated[float | None, _option(METHOD, "Classifier-free guidance scale; 1 turns it off.")]
 ImageGuidance = Annotated[float | None, _option(METHOD, "The same for the first frame, in ConsistI2V.")]
+GuidanceRescale = Annotated[
+    float | None, _option(DETAIL, "How far guidance is kept from raising the contrast, 0 to 1.")
+]
 TauConv = Annotated[float | None, _option(METHOD, "Share of steps that inject the convolution feature.")]
 TauSpatial = Annotated[float | None, _option(METHOD, "Share of steps that inject spatial attention.")]
 TauTemporal = Annotated[float | None, _option(METHOD, "Share of steps that inject temporal attention.")]
 TauCross = Annotated[float | None, _option(METHOD, "Share of steps that inject attention to the text.")]
 Skip = Annotated[int | None, _option(METHOD, "Steps left out at the noisy end.")]
+FrameInit = Annotated[
+    bool | None, _option(METHOD, "Start with the layout of the edited first frame, in ConsistI2V.")
+]
 NoiseShare = Annotated[float | None, _option(METHOD, "Share of random noise mixed into the start, 0 to 1.")]
 Seed = Annotated[int | None, _option(METHOD, "Seeds everything random.")]
 LayersConv = Annotated[str | None, _option(DETAIL, "Decoder layers, as 4 or 4,7 or 4-11.")]
@@ -132,12 +138,14 @@ def edit(
     inversion_prompt: InversionPrompt = None,
     guidance: Guidance = None,
     image_guidance: ImageGuidance = None,
+    guidance_rescale: GuidanceRescale = None,
     tau_conv: TauConv = None,
     tau_spatial: TauSpatial = None,
     tau_temporal: TauTemporal = None,
     tau_cross: TauCross = None,
     skip: Skip = None,
     noise_share: NoiseShare = None,
+    frame_init: FrameInit = None,
     seed: Seed = None,
     layers_conv: LayersConv = None,
     layers_spatial: LayersSpatial = None,

@@ -143,6 +143,7 @@ def propagate(
     bank, sampler, draw = backbone.bank, backbone.sampler(options), noise or _noise(backbone, options)
     plan, grid = bank.plan(options), sampler.grid(options.steps)
     z = _start(source.at(start_level(backbone, options)), options, draw)
+    z = backbone.prepare(z, edit_condition, options)
     for step in range(options.skip, options.steps):
         t, s, taps = grid[step], grid[step + 1], plan.active(step)
         level = source_level(backbone, t, options)

@@ -28,6 +28,7 @@ class Options:
         inversion_steps: DDIM inversion steps. Every timestep that sampling visits must be among theirs.
         guidance: Classifier-free guidance scale, 1 to 1000; 1 turns it off.
         image_guidance: The same of the first frame, where a backbone has one: ConsistI2V.
+        guidance_rescale: How far, 0 to 1, guidance is kept from raising the contrast (arXiv 2305.08891).
         negative_prompt: The text of the negative branch.
         inversion_prompt: The text of the source in inversion and in its denoising; empty in the paper.
         tau_conv: Share of the steps, 0 to 1, that inject the convolution feature.
@@ -41,6 +42,7 @@ class Options:
         layers_cross: Decoder layers of the attention to the text.
         skip: Steps left out at the noisy end: sampling starts at T' < T (section 4.2).
         noise_share: Share, 0 to 1, of random noise mixed into the start latents.
+        frame_init: Give the start the layout of the edited first frame, where a backbone can: ConsistI2V.
         seed: Seeds everything random.
         size: Width and height that the backbone works at; its own if left out.
         restore: Put the result back at the source's size and aspect.
@@ -67,6 +69,7 @@ class Options:
     inversion_steps: int = 50
     guidance: float = 9.0
     image_guidance: float = 1.0
+    guidance_rescale: float = 0.0
     negative_prompt: str = NEGATIVE_PROMPT
     inversion_prompt: str = ""
     tau_conv: float = 0.2
@@ -79,6 +82,7 @@ class Options:
     layers_cross: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
     skip: int = 1
     noise_share: float = 0.0
+    frame_init: bool = False
     seed: int = 8888
     size: Size | None = None
     restore: bool = False
@@ -92,7 +96,14 @@ class Options:
     frame_rate: Literal["resample", "keep"] = "resample"
 
     def __post_init__(self) -> None:
-        for name in ("tau_conv", "tau_spatial", "tau_temporal", "tau_cross", "noise_share"):
+        for name in (
+            "tau_conv",
+            "tau_spatial",
+            "tau_temporal",
+            "tau_cross",
+            "noise_share",
+            "guidance_rescale",
+        ):
             _check(name, getattr(self, name), 0.0, 1.0)
         _check("guidance", self.guidance, 1.0, 1000.0)
         _check("image_guidance", self.image_guidance, 1.0, 1000.0)

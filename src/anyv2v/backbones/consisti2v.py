@@ -27,9 +27,9 @@ from anyv2v.backbones.checkpoint import (
     pick_dtype,
     weights_of,
 )
+from anyv2v.backbones.frame_init import frame_init
 from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
 from anyv2v.backbones.protocol import Condition, VideoSpec
-from anyv2v.features import FeatureBank
 from anyv2v.models.consisti2v import NEVER_USED, ConsistI2VUNet
 from anyv2v.options import Options
 from anyv2v.schedule import DDIM
@@ -52,6 +52,7 @@ class ConsistI2V(LatentBackbone):
     """
 
     name = "consisti2v"
+    taps = decoder_taps("tempo_attns.{index}.transformer_blocks.0.attn1")
 
     def __init__(
         self, net: ConsistI2VUNet, vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, schedule: DDIM
@@ -59,7 +60,6 @@ class ConsistI2V(LatentBackbone):
         super().__init__(net, vae, (text_encoder,), schedule)
         self.text_encoder: Any = text_encoder
         self.tokenizer = tokenizer
-        self.bank = FeatureBank(net, decoder_taps("tempo_attns.{index}.transformer_blocks.0.attn1"))
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto", dtype: str = "auto") -> ConsistI2V:
@@ -135,10 +135,16 @@ class ConsistI2V(LatentBackbone):
         return 3 if options.image_guidance > 1 else super().rows(options)
 
     def guide(self, out: Tensor, options: Options) -> Tensor:
-        """Guidance by the text, or by the first frame and then the text (equation 4 of its paper)."""
+        """Guidance by the text, or by the first frame and then the text; the first frame itself is known."""
+        known, others = out[-1:, :, :1], out[:, :, 1:]
         if len(out) < 3:
-            return super().guide(out, options)
-        blind, seeing, told = out.chunk(3)
+            return torch.cat([known, super().guide(others, options)], dim=2)
+        blind, seeing, told = others.chunk(3)
         guided = blind + options.image_guidance * (seeing - blind) + options.guidance * (told - seeing)
-        guided[:, :, :1] = told[:, :, :1]  # the first frame is known
-        return guided
+        return torch.cat([known, guided], dim=2)
+
+    def prepare(self, z: Tensor, condition: Condition, options: Options) -> Tensor:
+        """With FrameInit, if it is asked for."""
+        if not options.frame_init:
+            return z
+        return frame_init(z, condition.tensors["first_frame_latents"][-1:], self.schedule)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from anyv2v.backbones.checkpoint import configuration, load_part, loading, pick_device, pick_dtype
 from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
 from anyv2v.backbones.protocol import Condition, VideoSpec
-from anyv2v.features import FeatureBank
 from anyv2v.options import Options
 from anyv2v.schedule import DDIM
 from anyv2v.video import Size
@@ -44,6 +43,7 @@ class I2VGenXL(LatentBackbone):
     """
 
     name = "i2vgen-xl"
+    taps = decoder_taps("temp_attentions.{index}.transformer_blocks.0.attn1")
 
     def __init__(
         self,
@@ -62,7 +62,6 @@ class I2VGenXL(LatentBackbone):
         self.image_encoder: Any = image_encoder
         self.pixels = pixels
         self.frames = frames
-        self.bank = FeatureBank(net, decoder_taps("temp_attentions.{index}.transformer_blocks.0.attn1"))
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto", dtype: str = "auto") -> I2VGenXL:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anyv2v.backbones.protocol import Condition, OnFrame, ignore
-from anyv2v.features import Kind, Tap
+from anyv2v.features import FeatureBank, Kind, Tap
 from anyv2v.options import Options
 from anyv2v.schedule import DDIM, Schedule, sampler_of
 
@@ -27,13 +27,19 @@ class LatentBackbone:
         vae: ``AutoencoderKL``, applied to each frame alone.
         others: The encoders of its conditions.
         schedule: The noise levels that ``net`` was trained on.
+
+    Attributes:
+        taps: Where its features are.
     """
+
+    taps: ClassVar[tuple[Tap, ...]]
 
     def __init__(self, net: nn.Module, vae: nn.Module, others: Sequence[nn.Module], schedule: DDIM) -> None:
         self.net: Any = net
         self.vae: Any = vae
         self.parts = (net, vae, *others)
         self.schedule = schedule
+        self.bank = FeatureBank(net, self.taps)
 
     @property
     def device(self) -> torch.device:
@@ -111,15 +117,20 @@ class LatentBackbone:
         return 2 if options.guidance > 1 else 1
 
     def guide(self, out: Tensor, options: Options) -> Tensor:
-        """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
+        """Classifier-free guidance (arXiv 2207.12598), rescaled to the prompt's contrast (2305.08891)."""
         if len(out) == 1:
             return out
         negative, prompt = out.chunk(2)
-        return negative + options.guidance * (prompt - negative)
+        guided = negative + options.guidance * (prompt - negative)
+        return torch.lerp(guided, guided * prompt.std() / guided.std(), options.guidance_rescale)
 
     def sampler(self, options: Options) -> Schedule:
         """See ``Backbone``."""
         return sampler_of(self.schedule, options)
+
+    def prepare(self, z: Tensor, condition: Condition, options: Options) -> Tensor:  # noqa: ARG002
+        """See ``Backbone``; nothing is done."""
+        return z
 
     def generator(self, seed: int) -> torch.Generator:
         """Always on the CPU, so that a seed gives the same clip on every device."""

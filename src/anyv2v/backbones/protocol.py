@@ -121,6 +121,10 @@ class Backbone(Protocol):
         """
         ...
 
+    def prepare(self, z: Tensor, condition: Condition, options: Options) -> Tensor:
+        """The latents to start from, given those that the source and the noise make, ``[1, C, F, h, w]``."""
+        ...
+
     def rows(self, options: Options) -> int:
         """How many rows the guidance of ``options`` needs."""
         ...

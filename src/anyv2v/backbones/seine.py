@@ -27,7 +27,6 @@ from anyv2v.backbones.checkpoint import (
 )
 from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
 from anyv2v.backbones.protocol import Condition, VideoSpec
-from anyv2v.features import FeatureBank
 from anyv2v.models.seine import Config, SEINEUNet
 from anyv2v.options import Options
 from anyv2v.schedule import DDIM
@@ -52,6 +51,7 @@ class SEINE(LatentBackbone):
     """
 
     name = "seine"
+    taps = decoder_taps("attentions.{index}.transformer_blocks.0.attn_temp")
 
     def __init__(
         self,
@@ -66,7 +66,6 @@ class SEINE(LatentBackbone):
         self.text_encoder: Any = text_encoder
         self.tokenizer = tokenizer
         self.side = side
-        self.bank = FeatureBank(net, decoder_taps("attentions.{index}.transformer_blocks.0.attn_temp"))
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto", dtype: str = "auto") -> SEINE:
