@@ -22,10 +22,10 @@ from anyv2v.models.seine import Config, SEINEUNet
 PAGE = Path(__file__).with_name("injection.md")
 HEAD = """# Where features are injected
 
-Generated from the code by `python docs/make_injection.py`. What is recorded of the source and put into the edit
-is the output of each module, of attention that of its `to_q` and `to_k`; **bold** is what the paper injects.
-Decoder layers are counted as in the paper. A threshold (`--tau-conv`, ...) says for how many steps, and
-`--layers-conv`, ... choose layers.
+Generated from the code by `python docs/make_injection.py`. What is recorded of the source and put into the
+edit is the output of each module, of attention that of its `to_q` and `to_k`; **bold** is what the paper
+injects. Decoder layers are counted as in the paper. A threshold (`--tau-conv`, ...) says for how many steps,
+and `--layers-conv`, ... choose layers.
 """
 KINDS = {"conv": "convolution", "spatial": "spatial Q, K", "temporal": "temporal Q, K", "cross": "text Q, K"}
 

@@ -31,13 +31,13 @@ class Recipe:
     side: int
     frames: int
     vae_widths: tuple[int, ...] = (32, 64, 96)
-    vae_minutes: float = 14.0
+    vae_minutes: float = 26.0
     vae_batch: int = 8
     vae_rate: float = 5e-4
     widths: tuple[int, ...] = (48, 64, 96, 128)
     head: int = 16
-    minutes: float = 100.0
-    batch: int = 8
+    minutes: float = 600.0
+    batch: int = 4
     rate: float = 6e-4
     workers: int = 1
     save_minutes: float = 5.0
