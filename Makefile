@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint train-mini clean
 
 demo: $(SETUP)
 	mkdir -p out
@@ -23,6 +23,11 @@ $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e ".[dev]"
 	touch $@
+
+# cpu is a day of two cores, gpu half an hour of a large GPU; the same line again goes on where it stopped.
+RECIPE ?= cpu
+train-mini: $(SETUP)
+	$(BIN)/python -m training $(RECIPE) --out out/mini
 
 clean:
 	rm -rf $(VENV) out

@@ -233,7 +233,7 @@ def backbones(as_json: Json = False) -> None:
             "summary": entry.summary,
             "at_hand": at_hand(entry),
             "gigabytes": entry.gigabytes,
-            "download": entry.download if entry.repository else None,
+            "download": entry.download if entry.pipeline else None,
         }
         for entry in list_backbones().values()
     ]
@@ -317,7 +317,7 @@ JsonFile = Annotated[Path | None, _option(TALK, "Write the rows as JSON.", "--js
 
 @bench.command()
 def propagation(
-    backbones: Annotated[str, _option(METHOD, "Names, with commas.")] = "mini,flow",
+    backbones: Annotated[str, _option(METHOD, "Names, with commas.")] = "flow",
     model: Model = None,
     ablations: Annotated[bool, _option(METHOD, "Also without each part of the method.")] = False,
     seeds: Seeds = 1,

@@ -58,8 +58,7 @@ class Entry:
         repository: Where its weights are published.
         files: Glob patterns of the files that are needed of the repository.
         gigabytes: What they weigh.
-        shipped: The folder of its weights, if its package brings them.
-        commands: What brings the weights, where it takes more than ``hf download`` of a repository.
+        commands: What brings the weights, where it is not ``hf download`` of the repository.
         recipes: Named options; ``default`` is what it is at its best with.
     """
 
@@ -70,7 +69,6 @@ class Entry:
     repository: str | None = None
     files: tuple[str, ...] = ()
     gigabytes: float = 0.0
-    shipped: Path | None = None
     commands: str | None = None
     recipes: Mapping[str, Options] = field(default_factory=lambda: RECIPES)
 
@@ -132,10 +130,11 @@ _BUILT_IN = (
     ),
     Entry(
         "mini",
-        "a small I2VGen-XL of our own, for rendered shapes: the method on any machine, at 64 x 64",
+        "a small I2VGen-XL to train yourself on rendered clips: the method on any machine",
         "anyv2v.backbones.mini:Mini",
         pipeline="I2VGenXLPipeline",
-        shipped=Path(__file__).parent.parent / "checkpoints" / "mini",
+        gigabytes=0.03,
+        commands="make train-mini, and then: --model out/mini/checkpoint",
         recipes=_recipes(guidance=1.0),
     ),
 )

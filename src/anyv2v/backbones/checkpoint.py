@@ -37,12 +37,12 @@ SEINE = "SEINE"  # stands for the class of a pipeline, which a checkpoint of one
 
 
 def find(entry: Entry, model: str | None) -> Path:
-    """The folder of a backbone's checkpoint: given, shipped, or a repository in the Hugging Face cache.
+    """The folder of a backbone's checkpoint: a given one, or a repository in the Hugging Face cache.
 
     Nothing is downloaded, so that no edit starts with a surprise of gigabytes or hangs without a network.
     """
     given = model is not None and Path(model).exists()
-    folder = Path(str(model)) if given else _stored(entry, model)
+    folder = Path(str(model)) if given else _cached(entry, model)
     pipeline = pipeline_of(folder)
     if pipeline != entry.pipeline:
         raise CheckpointError(
@@ -57,14 +57,15 @@ def find(entry: Entry, model: str | None) -> Path:
     return folder
 
 
-def _stored(entry: Entry, model: str | None) -> Path:
-    if model is None and entry.shipped:
-        return entry.shipped
+def _cached(entry: Entry, model: str | None) -> Path:
+    repository = model or entry.repository
+    if repository is None:
+        raise _missing(entry, model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model or str(entry.repository), local_files_only=True))
+        return Path(snapshot_download(repository, local_files_only=True))
     except HFValidationError:
         raise CheckpointError(f"there is no folder {model}") from None
     except LocalEntryNotFoundError:
@@ -72,7 +73,7 @@ def _stored(entry: Entry, model: str | None) -> Path:
 
 
 def _missing(entry: Entry, model: str | None) -> WeightsMissing:
-    repository = model or str(entry.repository)
+    repository = model or entry.repository or entry.name
     command = entry.download.replace(str(entry.repository), repository)
     return WeightsMissing(
         f"the weights of {repository} ({entry.gigabytes:g} GB) are not on this machine; "

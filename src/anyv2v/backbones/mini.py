@@ -1,7 +1,6 @@
-"""The model that this package brings with it: I2VGen-XL's layout, trained from nothing on rendered clips.
+"""A small model in I2VGen-XL's layout, trained from nothing on rendered clips: see ``training/``.
 
-It needs no download and runs on any machine, through the code of the real backbone. It knows rendered shapes,
-not the world; ``training/`` holds how it was made.
+It runs on any machine, through the code of the real backbone. It knows rendered shapes, not the world.
 """
 
 from __future__ import annotations
