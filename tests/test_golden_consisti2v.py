@@ -119,7 +119,7 @@ def check(backbone: ConsistI2V, case: Case, source: Condition, edit: Condition, 
         assert_levels(backbone.decode(latents)[: len(theirs)], theirs, GOLDEN.tolerance["video_uint8_levels"])
 
 
-@named([case for case in GOLDEN.kind("pnp_edit") if "pnp_blend" not in case.entry["name"]])
+@named(GOLDEN.kind("pnp_edit"))
 def test_conditions(backbone: ConsistI2V, case: Case, monkeypatch) -> None:
     """From pixels and words. With image guidance the reference's blind row sees the source, ours noise."""
     options = options_of(case)
@@ -154,7 +154,7 @@ def test_sampling_without_a_source(backbone: ConsistI2V, case: Case) -> None:
         guidance=params["cfg_txt"],
         image_guidance=params["cfg_img"],
         guidance_rescale=params["guidance_rescale"],
-        frame_init=params["use_frameinit"],
+        frame_init="gaussian" if params["use_frameinit"] else "off",
         **NOTHING,
     )
     text, first = (case.tensors[name] for name in ("text_embeddings_batch", "first_frame_latents_batch"))
@@ -172,11 +172,17 @@ NOTHING = {"skip": 0, "tau_conv": 0.0, "tau_spatial": 0.0, "tau_temporal": 0.0}
 
 
 @named(GOLDEN.kind("frameinit"))
-def test_the_filter_of_frame_init(case: Case) -> None:
-    theirs, tolerance = case.tensors["gaussian.filter"], GOLDEN.tolerance["frameinit_abs"]
-    assert_close(torch.fft.fftshift(low_pass(*theirs.shape)), theirs, tolerance)
-    ours = blend(case.tensors["x"], case.tensors["noise"])
-    assert_close(ours, case.tensors["gaussian.mixed"], tolerance)
+def test_the_filters_of_frame_init(case: Case) -> None:
+    cuts = {"gaussian_ds0.3_dt0.6": {"space": 0.3, "time": 0.6}}
+    filters = {name.removesuffix(".filter") for name in case.tensors if name.endswith(".filter")}
+    assert filters >= {"gaussian", "butterworth", "ideal", "box"}
+    for name in filters:
+        theirs, tolerance = case.tensors[f"{name}.filter"], GOLDEN.tolerance["frameinit_abs"]
+        ours = low_pass(name.partition("_")[0], *theirs.shape, **cuts.get(name, {}))
+        assert_close(ours, theirs, tolerance)
+        if f"{name}.mixed" in case.tensors:
+            mixed = blend(case.tensors["x"], case.tensors["noise"], ours)
+            assert_close(mixed, case.tensors[f"{name}.mixed"], tolerance)
 
 
 def test_the_paper_s_recipe_is_the_reference() -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from anyv2v import Condition, Options, Trajectory, invert, load_backbone, propagate, recipe
+from anyv2v import Condition, Options, Size, Trajectory, invert, load_backbone, propagate, recipe
 from anyv2v.backbones.seine import SEINE
 from golden_data import Case, Golden, assert_levels, assert_near, named
 
@@ -123,6 +124,46 @@ def draws(case: Case, inputs: dict[str, Tensor]) -> Iterator[Tensor]:
         yield case.tensors["x_T"]
     yield from inputs["ddpm_noise"]
     yield torch.zeros_like(inputs["x_T"])
+
+
+SCHEDULERS = GOLDEN.cases["schedulers"].tensors
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_samplers(backbone: SEINE, sampler: str) -> None:
+    walk = backbone.sampler(Options(sampler=sampler))
+    assert_near(walk.alphas_cumprod, SCHEDULERS[f"{sampler}.alphas_cumprod"], WHOLE)
+    for steps in (8, 10, 50, 250, 500):
+        assert walk.grid(steps)[:-1] == tuple(SCHEDULERS[f"{sampler}.timesteps.{steps}"].tolist())
+    for step in (0, 4, 9):
+        t, s = walk.grid(10)[step : step + 2]
+        assert t == SCHEDULERS[f"{sampler}.step{step}.t"]
+        noise = SCHEDULERS.get(f"{sampler}.step{step}.noise")
+        ours = walk.step(SCHEDULERS["step.eps"], SCHEDULERS["step.x"], t, s, noise)
+        assert_near(ours, SCHEDULERS[f"{sampler}.step{step}.prev"], WHOLE)
+
+
+def test_words(backbone: SEINE) -> None:
+    case = GOLDEN.cases["text_encoder"]
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    spec = replace(backbone.spec, frames=2)
+    for prompt, theirs in zip(case.params["prompts"], case.tensors["last_hidden_state"], strict=True):
+        ours = backbone.condition(grey, prompt, spec).tensors["encoder_hidden_states"]
+        assert_near(ours[0], theirs, WHOLE)
+
+
+def test_pictures(backbone: SEINE, monkeypatch) -> None:
+    tensors = GOLDEN.cases["vae_preprocess"].tensors
+    frame = tensors["frames_uint8_fchw"].permute(0, 2, 3, 1).numpy()
+    monkeypatch.setattr(backbone, "noise", lambda _z, _generator: tensors["vae.noise"])
+    ours = backbone.encode(frame, backbone.generator(0))[:, :, 0]
+    assert_near(ours, tensors["latents_scaled"], WHOLE)
+    large, small = (tensors[name] for name in ("resize.in_uint8_fchw", "resize.out_norm_64x64"))
+    monkeypatch.setattr(backbone, "encode_pixels", lambda pixels, _generator: pixels)
+    ours = backbone.encode_frame(large[0].permute(1, 2, 0).numpy(), None, Size(64, 64))
+    assert_near(ours[:, : small.shape[1]], small, WHOLE)
+    decoded = backbone.decode(tensors["decode.latents_scaled"][:, :, None])
+    assert_levels(decoded, tensors["decode.uint8"].permute(0, 2, 3, 1).numpy(), FRAMES)
 
 
 def test_the_paper_s_recipe_is_the_reference() -> None:

@@ -75,7 +75,7 @@ TauTemporal = Annotated[float | None, _option(METHOD, "Share of steps that injec
 TauCross = Annotated[float | None, _option(METHOD, "Share of steps that inject attention to the text.")]
 Skip = Annotated[int | None, _option(METHOD, "Steps left out at the noisy end.")]
 FrameInit = Annotated[
-    bool | None, _option(METHOD, "Start with the layout of the edited first frame, in ConsistI2V.")
+    str | None, _option(DETAIL, "Layout of the edited first frame for ConsistI2V's start: off, gaussian, ...")
 ]
 NoiseShare = Annotated[float | None, _option(METHOD, "Share of random noise mixed into the start, 0 to 1.")]
 Seed = Annotated[int | None, _option(METHOD, "Seeds everything random.")]

@@ -42,7 +42,8 @@ class Options:
         layers_cross: Decoder layers of the attention to the text.
         skip: Steps left out at the noisy end: sampling starts at T' < T (section 4.2).
         noise_share: Share, 0 to 1, of random noise mixed into the start latents.
-        frame_init: Give the start the layout of the edited first frame, where a backbone can: ConsistI2V.
+        frame_init: Give the start the layout of the edited first frame, where a backbone can: ConsistI2V. It
+            names the filter that tells low frequencies from high ones.
         seed: Seeds everything random.
         size: Width and height that the backbone works at; its own if left out.
         restore: Put the result back at the source's size and aspect.
@@ -82,7 +83,7 @@ class Options:
     layers_cross: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
     skip: int = 1
     noise_share: float = 0.0
-    frame_init: bool = False
+    frame_init: Literal["off", "gaussian", "butterworth", "ideal", "box"] = "off"
     seed: int = 8888
     size: Size | None = None
     restore: bool = False

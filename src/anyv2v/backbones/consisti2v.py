@@ -108,7 +108,7 @@ class ConsistI2V(LatentBackbone):
         """
         rows = self.rows(options) if options else 1
         negative = options.negative_prompt if options else ""
-        first = self.encode_frame(first_frame, generator)[:, :, None].repeat(rows, 1, 1, 1, 1)
+        first = self.encode_frame(first_frame, generator, spec.size)[:, :, None].repeat(rows, 1, 1, 1, 1)
         if options and rows == 3:
             first[:1] = self.noise(first[:1], self.generator(options.seed))
         tokens = tokens_of(self.tokenizer, [negative] * (rows - 1) + [prompt]).to(self.device)
@@ -145,6 +145,7 @@ class ConsistI2V(LatentBackbone):
 
     def prepare(self, z: Tensor, condition: Condition, options: Options) -> Tensor:
         """With FrameInit, if it is asked for."""
-        if not options.frame_init:
+        if options.frame_init == "off":
             return z
-        return frame_init(z, condition.tensors["first_frame_latents"][-1:], self.schedule)
+        first = condition.tensors["first_frame_latents"][-1:]
+        return frame_init(z, first, self.schedule, options.frame_init)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from anyv2v.backbones.protocol import Condition, OnFrame, ignore
 from anyv2v.features import FeatureBank, Kind, Tap
 from anyv2v.options import Options
 from anyv2v.schedule import DDIM, Schedule, sampler_of
+from anyv2v.video import Size
 
 __all__ = ["LatentBackbone", "decoder_taps", "tokens_of"]
 
@@ -73,9 +75,13 @@ class LatentBackbone:
             on_frame(len(latents))
         return torch.cat(latents).transpose(0, 1)[None]
 
-    def encode_frame(self, frame: NDArray[np.uint8], generator: torch.Generator | None) -> Tensor:
-        """``[H, W, 3] -> [1, C, h, w]``, float32."""
+    def encode_frame(
+        self, frame: NDArray[np.uint8], generator: torch.Generator | None, size: Size | None = None
+    ) -> Tensor:
+        """``[H, W, 3] -> [1, C, h, w]``, float32; a frame of another ``size`` is stretched to it bilinearly."""
         pixels = torch.tensor(frame, device=self.vae.device).permute(2, 0, 1)[None] / 255
+        if size and size != Size.of(frame):
+            pixels = F.interpolate(pixels, (size.height, size.width), mode="bilinear", align_corners=False)
         return self.encode_pixels(2 * pixels - 1, generator)
 
     def encode_pixels(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -115,8 +115,8 @@ class SEINE(LatentBackbone):
         mask, 0 where a frame is given and else 1, and the latents of what is given.
         """
         prompts = [options.negative_prompt, prompt] if options and options.guidance > 1 else [prompt]
-        first = self.encode_frame(first_frame, generator)
-        grey = torch.zeros(1, 3, *first_frame.shape[:2], device=self.device)
+        first = self.encode_frame(first_frame, generator, spec.size)
+        grey = torch.zeros(1, 3, spec.size.height, spec.size.width, device=self.device)
         others = [self.encode_pixels(grey, generator) for _ in range(spec.frames - 1)]
         latents = torch.stack([first, *others], dim=2)
         mask = torch.ones_like(latents[:, :1])
