@@ -78,7 +78,7 @@ class LatentBackbone:
     def encode_frame(
         self, frame: NDArray[np.uint8], generator: torch.Generator | None, size: Size | None = None
     ) -> Tensor:
-        """``[H, W, 3] -> [1, C, h, w]``, float32; a frame of another ``size`` is stretched to it bilinearly."""
+        """``[H, W, 3] -> [1, C, h, w]``, float32; a frame of another ``size`` is stretched, bilinearly."""
         pixels = torch.tensor(frame, device=self.vae.device).permute(2, 0, 1)[None] / 255
         if size and size != Size.of(frame):
             pixels = F.interpolate(pixels, (size.height, size.width), mode="bilinear", align_corners=False)
