@@ -21,6 +21,7 @@ from anyv2v import Clip, cli, read_image, write, write_image
 from anyv2v.backbones import list_backbones
 from clips import beep, film
 from conftest import scene
+from golden_data import Golden
 
 
 @pytest.fixture
@@ -507,3 +508,28 @@ def test_pictures_in_pictures_out(job: Path, run) -> None:
     assert hashes[0] == hashes[1]
     assert np.array_equal(read_image("edited/00000.png"), np.asarray(Image.open("edited.png")))
     assert len(list(Path("edited").glob("*.png"))) == 6
+
+
+INVERT = ("invert", "clip.mp4", "-o", "kept.safetensors")
+SMALL = ("--size", "64x64", "--frames", "3")
+
+
+def test_the_paper_s_seine_from_a_kept_inversion(job: Path, run) -> None:
+    """A stochastic sampler reads other levels than it visits, and starts from one more."""
+    words = ["--model", Golden("seine").checkpoint, "--recipe", "paper", "--steps", "5", *SMALL]
+    assert run(*INVERT, *words, "--inversion-steps", "500")[0] == 0
+    words += ["--trajectory", "kept.safetensors"]
+    assert run(*EDIT, *words, "--dry-run")[0] == 0
+    assert run(*EDIT, *words)[0] == 0
+
+
+def test_an_inversion_may_miss_the_levels_of_skipped_steps(job: Path, run) -> None:
+    words = ["--model", Golden("consisti2v").checkpoint, "--inversion-steps", "49", *SMALL]
+    assert run(*INVERT, *words)[0] == 0
+    assert run(*EDIT, *words, "--trajectory", "kept.safetensors", "--dry-run")[0] == 0
+
+
+def test_a_start_level_that_inversion_does_not_pass(job: Path, tiny: str, run) -> None:
+    words = [*EDIT, "--model", tiny, "--steps", "2", "--inversion-steps", "2", "--start-level"]
+    assert "do not pass the start level 7" in run(*words, "7")[2]
+    assert "it must be 0 to 999" in run(*words, "5000")[2]

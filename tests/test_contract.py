@@ -12,11 +12,12 @@ from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, load_bac
 from anyv2v.backbones import list_backbones
 from anyv2v.backbones.protocol import Backbone
 from anyv2v.dry_run import cost
+from anyv2v.errors import OptionError
 from golden_data import Golden
 
 # Of the backbones of this package; another package's are its own to test.
 OURS = [entry for entry in list_backbones().values() if entry.target.startswith("anyv2v.")]
-DIFFUSION = [entry.name for entry in OURS if entry.pipeline]
+DIFFUSION = [entry.name for entry in OURS if entry.pipelines]
 
 
 def checkpoint(name: str) -> str:
@@ -98,13 +99,30 @@ def test_guidance_of_one_is_the_prompt(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("source_branch", ["injecting", "always"])
-@pytest.mark.parametrize("guidance", [1.0, 9.0])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize(("guidance", "image_guidance"), [(1.0, 1.0), (9.0, 1.0), (9.0, 3.0)])
 def test_the_cost_is_what_was_foretold(
-    backbone: Backbone, frames: np.ndarray, spec: VideoSpec, guidance: float, source_branch: str
+    backbone: Backbone,
+    frames: np.ndarray,
+    spec: VideoSpec,
+    guidance: float,
+    image_guidance: float,
+    sampler: str,
+    source_branch: str,
 ) -> None:
     options = Options(
-        steps=5, inversion_steps=5, guidance=guidance, size=spec.size, source_branch=source_branch
+        steps=5,
+        inversion_steps=5,
+        guidance=guidance,
+        image_guidance=image_guidance,
+        sampler=sampler,
+        size=spec.size,
+        source_branch=source_branch,
     )
+    if image_guidance > 1 and "image_guidance" in backbone.ignores:
+        with pytest.raises(OptionError, match="has no image guidance"):
+            diffuse(backbone, Video(frames, spec.fps), frames[1], "a blue cat", options)
+        return
     rows: list[int] = []
     hook = backbone.net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     result = diffuse(backbone, Video(frames, spec.fps), frames[1], "a blue cat", options)

@@ -154,7 +154,7 @@ def test_sampling_without_a_source(backbone: ConsistI2V, case: Case) -> None:
         guidance=params["cfg_txt"],
         image_guidance=params["cfg_img"],
         guidance_rescale=params["guidance_rescale"],
-        frame_init="gaussian" if params["use_frameinit"] else "off",
+        frame_init="gaussian" if params["use_frameinit"] else "none",
         **NOTHING,
     )
     text, first = (case.tensors[name] for name in ("text_embeddings_batch", "first_frame_latents_batch"))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from anyv2v import cli, load_backbone
 from anyv2v.backbones import choose
+from anyv2v.backbones.checkpoint import convert
 from anyv2v.errors import CheckpointError, WeightsMissing
 from golden_data import Golden
 
@@ -45,6 +46,21 @@ def test_a_folder_tells_its_backbone(consisti2v: Path, seine: Path) -> None:
         choose("consisti2v", str(seine))
 
 
+def test_the_authors_own_name_of_the_pipeline(consisti2v: Path) -> None:
+    index = consisti2v / "model_index.json"
+    index.write_text(
+        index.read_text().replace("ConditionalVideoEditingPipeline", "ConditionalAnimationPipeline")
+    )
+    assert choose("auto", str(consisti2v)).entry.name == "consisti2v"
+
+
+def test_a_net_that_predicts_something_else(consisti2v: Path) -> None:
+    config = consisti2v / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace('"epsilon"', '"v_prediction"'))
+    with pytest.raises(CheckpointError, match="predicts epsilon"):
+        load_backbone("consisti2v", str(consisti2v), device="cpu")
+
+
 def test_seine_is_loaded_as_published_and_converted_once(seine: Path, monkeypatch, capsys) -> None:
     whole = load_backbone("seine", str(seine), device="cpu")
     published = load_backbone("seine", str(pickled(seine)), device="cpu")
@@ -66,9 +82,24 @@ def test_a_pickle_that_runs_code_is_refused(seine: Path) -> None:
         load_backbone("seine", str(seine), device="cpu")
 
 
-def test_nothing_to_convert(consisti2v: Path) -> None:
-    from anyv2v.backbones.checkpoint import convert
+def test_names_and_layouts_of_converted_weights(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(2, 3).T}}, tmp_path / "pytorch_model.bin")
+    torch.save({"w": torch.ones(1)}, tmp_path / "seine.pt")
+    (tmp_path / "seine.safetensors").write_text("an earlier one")
+    assert convert(tmp_path) == [tmp_path / "model.safetensors"]
+    assert load_file(tmp_path / "model.safetensors")["w"].shape == (3, 2)
+    assert (tmp_path / "seine.safetensors").read_text() == "an earlier one"
+    assert convert(tmp_path / "seine.pt") == []
 
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": {"step": 3}}, torch.ones(1)])
+def test_what_holds_no_weights_is_not_converted(tmp_path: Path, content) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="holds no weights by name"):
+        convert(tmp_path)
+
+
+def test_nothing_to_convert(consisti2v: Path) -> None:
     with pytest.raises(CheckpointError, match="no pickled weights"):
         convert(consisti2v)
 

@@ -128,7 +128,7 @@ def write_part(folder: Path, name: str, part: Any) -> None:
 def write_index(folder: Path, recipe: Recipe) -> None:
     """Name the parts for who loads them, and the clip that they were trained on."""
     index = {
-        "_class_name": "I2VGenXLPipeline",
+        "_class_name": "AnyV2VMini",
         "frames": recipe.frames,
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
         "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],

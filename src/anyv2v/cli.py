@@ -75,7 +75,7 @@ TauTemporal = Annotated[float | None, _option(METHOD, "Share of steps that injec
 TauCross = Annotated[float | None, _option(METHOD, "Share of steps that inject attention to the text.")]
 Skip = Annotated[int | None, _option(METHOD, "Steps left out at the noisy end.")]
 FrameInit = Annotated[
-    str | None, _option(DETAIL, "Layout of the edited first frame for ConsistI2V's start: off, gaussian, ...")
+    str | None, _option(DETAIL, "ConsistI2V starts with the edited first frame's layout: none, gaussian.")
 ]
 NoiseShare = Annotated[float | None, _option(METHOD, "Share of random noise mixed into the start, 0 to 1.")]
 Seed = Annotated[int | None, _option(METHOD, "Seeds everything random.")]
@@ -233,7 +233,7 @@ def backbones(as_json: Json = False) -> None:
             "summary": entry.summary,
             "at_hand": at_hand(entry),
             "gigabytes": entry.gigabytes,
-            "download": entry.download if entry.pipeline else None,
+            "download": entry.download if entry.pipelines else None,
         }
         for entry in list_backbones().values()
     ]
@@ -247,7 +247,7 @@ def backbones(as_json: Json = False) -> None:
 
 @app.command()
 def convert(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint with .pt or .bin files.")],
+    folder: Annotated[Path, typer.Argument(help="A file or folder of .pt or .bin weights.")],
     as_json: Json = False,
 ) -> None:
     """Write pickled weights once more as safetensors, which load faster and cannot run code."""
@@ -502,8 +502,9 @@ def _read_job(path: Path) -> dict[str, Any]:
 def _of_sidecar(sidecar: dict[str, Any]) -> dict[str, Any]:
     """The settings that a sidecar's output was made with."""
     job = {key: value for key, value in sidecar["job"].items() if key not in ("options", "overwrite")}
-    settings = job | sidecar["job"]["options"] | {"backbone": sidecar["backbone"]}
-    return {key: value for key, value in settings.items() if value is not None}
+    options: dict[str, Any] = sidecar["job"]["options"]
+    given = {key: value for key, value in job.items() if value is not None}
+    return given | options | {"backbone": sidecar["backbone"]}
 
 
 @contextmanager

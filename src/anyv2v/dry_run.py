@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anyv2v.backbones import Choice, load_choice
-from anyv2v.fitting import check_levels, clip_spec
+from anyv2v.fitting import check_levels, check_options, clip_spec
 from anyv2v.job import EditJob
 from anyv2v.run import check, span_for
 from anyv2v.video import Video, read_image
@@ -78,7 +78,9 @@ def _plan_diffusion(job: EditJob, choice: Choice) -> Plan:
     blank = np.zeros((1, clip.size.height, clip.size.width, 3), np.uint8)
     spec = clip_spec(backbone, Video(blank, clip.rate), options)
     spec = replace(spec, frames=min(filter(None, (clip.expected, limit)), default=backbone.spec.frames))
-    check_levels(backbone, options)
+    check_options(backbone, options)
+    if not job.trajectory:
+        check_levels(backbone, options)
     work = cost(backbone, options, inverted=job.trajectory is not None)
     injection = backbone.bank.plan(options)
     return Plan(

@@ -14,7 +14,15 @@ import numpy as np
 
 from anyv2v.backbones import Carrier, load_backbone, recipe
 from anyv2v.errors import OptionError, VideoError
-from anyv2v.fitting import check_levels, clip_spec, fit_frame, fit_frames, source_level, start_level
+from anyv2v.fitting import (
+    check_levels,
+    check_options,
+    clip_spec,
+    fit_frame,
+    fit_frames,
+    source_level,
+    start_level,
+)
 from anyv2v.options import Options
 from anyv2v.video import Fit, Frame, Video
 
@@ -244,6 +252,7 @@ def diffuse(
     on_step: OnStep = ignore,
 ) -> Video:
     """``edit`` by a diffusion backbone, from the clip's inversion by ``invert_video`` if that is at hand."""
+    check_options(backbone, options)
     spec = clip_spec(backbone, video, options)
     first, edited = (fit_frame(frame, spec.size, options) for frame in (video.frames[0], first_frame))
     if trajectory is None:

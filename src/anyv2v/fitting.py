@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_levels",
+    "check_options",
     "check_size",
     "clip_spec",
     "fit_frame",
@@ -47,6 +48,13 @@ def check_size(backbone: Backbone, size: Size) -> None:
         raise OptionError(f"size {size} does not suit {backbone.name}: take multiples of {multiple}")
 
 
+def check_options(backbone: Backbone, options: Options) -> None:
+    """Raises OptionError for an option that was set and that the backbone has no use for."""
+    for name in backbone.ignores:
+        if getattr(options, name) != getattr(Options(), name):
+            raise OptionError(f"{backbone.name} has no {name.replace('_', ' ')}")
+
+
 def source_level(backbone: Backbone, t: int, options: Options) -> int:
     """The level of the source that belongs to level ``t`` of sampling: their grids may begin elsewhere."""
     return t + backbone.schedule.offset - backbone.sampler(options).offset
@@ -72,10 +80,15 @@ def check_levels(backbone: Backbone, options: Options) -> None:
     """
     schedule = backbone.schedule
     asked = source_levels(backbone, options)[options.skip :]
-    visited = {start_level(backbone, options), *asked}
-    if visited <= set(schedule.grid(options.inversion_steps)):
+    passed = set(schedule.grid(options.inversion_steps))
+    start, visited = start_level(backbone, options), set(asked)
+    if visited <= passed and start not in passed:
+        raise OptionError(f"{options.inversion_steps} inversion steps do not pass the start level {start}")
+    if visited <= passed:
         return
-    fits = [n for n in range(options.steps, 20 * options.steps) if visited <= _levels(schedule, n)]
+    fits = [
+        n for n in range(options.steps - options.skip, 20 * options.steps) if visited <= _levels(schedule, n)
+    ]
     raise OptionError(
         f"{options.inversion_steps} inversion steps do not pass all levels of {options.steps} sampling "
         f"steps; these do: {', '.join(map(str, fits[:6]))}"

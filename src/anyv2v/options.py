@@ -83,7 +83,7 @@ class Options:
     layers_cross: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
     skip: int = 1
     noise_share: float = 0.0
-    frame_init: Literal["off", "gaussian", "butterworth", "ideal", "box"] = "off"
+    frame_init: Literal["none", "gaussian", "butterworth", "ideal", "box"] = "none"
     seed: int = 8888
     size: Size | None = None
     restore: bool = False
@@ -111,6 +111,8 @@ class Options:
         _check("steps", self.steps, 1, 1000)
         _check("inversion_steps", self.inversion_steps, 1, 1000)
         _check("skip", self.skip, 0, self.steps - 1)
+        if self.start_level is not None:
+            _check("start_level", self.start_level, 0, 999)
         _check("seed", self.seed, 0, 2**63 - 1)
 
 

@@ -90,8 +90,8 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
         backbone: Any = _load(job, choice, watch)
         video = _read(job, backbone.spec)
         trajectory = invert_video(backbone, video, job.options, on_step=watch)
-    start = start_level(backbone, job.options)
-    kept = trajectory.on([start, *source_levels(backbone, job.options)])
+    asked = {start_level(backbone, job.options), *source_levels(backbone, job.options)}
+    kept = trajectory.on(sorted(asked & trajectory.latents.keys()))  # skipped steps may have been passed by
     about = identity(backbone, choice.checkpoint, video, job.options)
     save_trajectory(job.output, kept, about, job.options.inversion_steps, overwrite=job.overwrite)
     result = {"frames": len(video), "seconds": watch.seconds}

@@ -68,12 +68,18 @@ class DDIM:
     stochastic: ClassVar[bool] = False
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> DDIM:
+    def from_config(cls, config: Mapping[str, Any], predicts: Prediction | None = None) -> DDIM:
         """Build it from a checkpoint's ``scheduler_config.json``.
+
+        Args:
+            config: Its content.
+            predicts: What the net must predict, where its backbone counts on it.
 
         Raises:
             CheckpointError: The configuration asks for something that is not implemented here.
         """
+        if predicts and config.get("prediction_type", "epsilon") != predicts:
+            raise CheckpointError(f"a schedule for a net that predicts {predicts} is needed here")
         for name, only in _ONLY.items():
             if config.get(name, only[0]) not in only:
                 raise CheckpointError(f"a schedule with {name} {config[name]!r} is not supported")

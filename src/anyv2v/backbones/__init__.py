@@ -54,7 +54,7 @@ class Entry:
         name: The name on the command line.
         summary: One line for a person.
         target: ``module:Class``. A class with a checkpoint has ``load(folder, device, dtype)``.
-        pipeline: The ``_class_name`` of its checkpoints' ``model_index.json``; none if it needs no weights.
+        pipelines: What ``model_index.json`` may call its checkpoints' class; nothing if it needs no weights.
         repository: Where its weights are published.
         files: Glob patterns of the files that are needed of the repository.
         gigabytes: What they weigh.
@@ -65,7 +65,7 @@ class Entry:
     name: str
     summary: str
     target: str
-    pipeline: str | None = None
+    pipelines: tuple[str, ...] = ()
     repository: str | None = None
     files: tuple[str, ...] = ()
     gigabytes: float = 0.0
@@ -103,7 +103,7 @@ _BUILT_IN = (
         "i2vgen-xl",
         "I2VGen-XL, the paper's most robust model (arXiv 2311.04145)",
         "anyv2v.backbones.i2vgen_xl:I2VGenXL",
-        pipeline="I2VGenXLPipeline",
+        pipelines=("I2VGenXLPipeline",),
         repository="ali-vilab/i2vgen-xl",
         files=("*.json", "*.txt", "*.fp16.safetensors"),
         gigabytes=5.0,
@@ -112,7 +112,7 @@ _BUILT_IN = (
         "consisti2v",
         "ConsistI2V, which looks back at the first frame (arXiv 2402.04324)",
         "anyv2v.backbones.consisti2v:ConsistI2V",
-        pipeline="ConditionalVideoEditingPipeline",
+        pipelines=("ConditionalAnimationPipeline", "ConditionalVideoEditingPipeline"),
         repository="TIGER-Lab/ConsistI2V",
         files=("*.json", "*.txt", "*.safetensors"),
         gigabytes=7.0,
@@ -122,7 +122,7 @@ _BUILT_IN = (
         "seine",
         "SEINE, which fills in what a mask leaves open (arXiv 2310.20700)",
         "anyv2v.backbones.seine:SEINE",
-        pipeline="SEINE",
+        pipelines=("SEINE",),
         repository="Vchitect/SEINE",
         gigabytes=5.0,
         commands=_SEINE,
@@ -132,7 +132,7 @@ _BUILT_IN = (
         "mini",
         "a small I2VGen-XL to train yourself on rendered clips: the method on any machine",
         "anyv2v.backbones.mini:Mini",
-        pipeline="I2VGenXLPipeline",
+        pipelines=("AnyV2VMini", "I2VGenXLPipeline"),
         gigabytes=0.03,
         commands="make train-mini, and then: --model out/mini/checkpoint",
         recipes=_recipes(guidance=1.0),
@@ -178,7 +178,7 @@ def choose(name: str = "auto", model: str | None = None) -> Choice:
     if name not in list_backbones():
         raise OptionError(f"no backbone {name!r}; there are {', '.join(list_backbones())}")
     entry = list_backbones()[name]
-    return Choice(entry, find(entry, model) if entry.pipeline else None)
+    return Choice(entry, find(entry, model) if entry.pipelines else None)
 
 
 def recipe(name: str = "default", backbone: str = "auto", model: str | None = None) -> Options:
@@ -238,7 +238,7 @@ def _name_for(model: str) -> str:
 
     pipeline = pipeline_of(Path(model)) if Path(model).exists() else None
     for entry in list_backbones().values():
-        if entry.pipeline and (entry.pipeline == pipeline or entry.repository == model):
+        if pipeline in entry.pipelines or (entry.repository and entry.repository == model):
             return entry.name
     what = f"the checkpoint of a {pipeline}" if pipeline else "neither a folder nor a known repository"
     raise CheckpointError(f"{model} is {what}; name its backbone")
@@ -265,7 +265,7 @@ def at_hand(entry: Entry) -> bool:
     from anyv2v.backbones.checkpoint import find
 
     try:
-        return entry.pipeline is None or bool(find(entry, None))
+        return not entry.pipelines or bool(find(entry, None))
     except UserError:
         return False
 

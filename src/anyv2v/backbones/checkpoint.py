@@ -44,10 +44,9 @@ def find(entry: Entry, model: str | None) -> Path:
     given = model is not None and Path(model).exists()
     folder = Path(str(model)) if given else _cached(entry, model)
     pipeline = pipeline_of(folder)
-    if pipeline != entry.pipeline:
-        raise CheckpointError(
-            f"{folder} is the checkpoint of a {pipeline}; {entry.name} needs {entry.pipeline}"
-        )
+    if pipeline not in entry.pipelines:
+        needed = " or ".join(entry.pipelines)
+        raise CheckpointError(f"{folder} is the checkpoint of a {pipeline}; {entry.name} needs {needed}")
     if lacking := _lacking(folder):
         if given:
             raise CheckpointError(
@@ -145,7 +144,7 @@ def loading(folder: Path) -> Iterator[None]:
     """Say of whatever libraries raise over broken files which checkpoint it is."""
     try:
         yield
-    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (OSError, LookupError, TypeError, ValueError, OverflowError) as error:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{folder} is a broken checkpoint: {what}") from error
 
@@ -227,8 +226,11 @@ def _load(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-    weights = content.get("ema", content)  # SEINE's file holds its averaged weights under this name
-    return {name: weight for name, weight in weights.items() if isinstance(weight, torch.Tensor)}
+    while isinstance(content, dict) and (inner := content.keys() & {"ema", "state_dict"}):
+        content = content[inner.pop()]  # SEINE's file holds its averaged weights under such a name
+    if not isinstance(content, dict) or not any(isinstance(x, torch.Tensor) for x in content.values()):
+        raise CheckpointError(f"{file} holds no weights by name")
+    return {name: weight for name, weight in content.items() if isinstance(weight, torch.Tensor)}
 
 
 def fill(net: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
@@ -252,25 +254,36 @@ def fill(net: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
     net.load_state_dict(weights, assign=True)
 
 
-def convert(folder: Path) -> list[Path]:
-    """Write every pickled file of weights once more as safetensors, beside it.
+def convert(path: Path) -> list[Path]:
+    """Write a pickled file of weights, or all in a folder, once more as safetensors, where these are not yet.
 
     Raises:
-        CheckpointError: There is none, or it holds more than tensors.
+        CheckpointError: There is none, or it holds something else than weights.
         OutputError: The folder cannot be written to.
     """
     from safetensors.torch import save_file
 
-    pickled = sorted(file for suffix in ("pt", "pth", "bin", "ckpt") for file in folder.rglob(f"*.{suffix}"))
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    pickled = {file: _converted(file) for file in found if file.suffix in (".pt", ".pth", ".bin", ".ckpt")}
     if not pickled:
-        raise CheckpointError(f"{folder}: there are no pickled weights in it")
-    written = []
-    for file in pickled:
-        weights = {name: weight.clone() for name, weight in _load(file).items()}
-        with draft(file.with_suffix(".safetensors"), overwrite=True) as temporary:
-            save_file(weights, temporary)
-        written.append(file.with_suffix(".safetensors"))
-    return written
+        raise CheckpointError(f"{path}: there are no pickled weights in it")
+    missing = {file: target for file, target in pickled.items() if not target.exists()}
+    for file, target in missing.items():
+        weights = {name: weight.clone(memory_format=_plain()) for name, weight in _load(file).items()}
+        with draft(target, overwrite=False) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+    return list(missing.values())
+
+
+def _converted(file: Path) -> Path:
+    """The name that its library looks for: transformers drops ``pytorch_`` in safetensors."""
+    return file.with_name(file.name.removeprefix("pytorch_")).with_suffix(".safetensors")
+
+
+def _plain() -> torch.memory_format:
+    import torch
+
+    return torch.contiguous_format
 
 
 def _variant(folder: Path, dtype: torch.dtype) -> str | None:

@@ -1,7 +1,7 @@
 """ConsistI2V (Ren et al., arXiv 2402.04324) as a backbone.
 
 Its net is given the first frame without noise and predicts the others alone. Frame 0 walks with them all the
-same: its prediction is the noise between its latents and the known ones, so that it ends on these exactly.
+same: its prediction is the noise between its latents and the known ones, so that it ends on these.
 
 Not covered: camera motion by its FrameInit, and long clips made one after the other.
 """
@@ -52,6 +52,7 @@ class ConsistI2V(LatentBackbone):
     """
 
     name = "consisti2v"
+    ignores = ()
     taps = decoder_taps("tempo_attns.{index}.transformer_blocks.0.attn1")
 
     def __init__(
@@ -81,7 +82,9 @@ class ConsistI2V(LatentBackbone):
                 vae=load_part(AutoencoderKL, folder, "vae", where, precision),
                 text_encoder=load_part(CLIPTextModel, folder, "text_encoder", where, precision),
                 tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-                schedule=DDIM.from_config(configuration(folder, "scheduler/scheduler_config.json")),
+                schedule=DDIM.from_config(
+                    configuration(folder, "scheduler/scheduler_config.json"), predicts="epsilon"
+                ),
             )
 
     @cached_property
@@ -116,7 +119,7 @@ class ConsistI2V(LatentBackbone):
             {
                 "encoder_hidden_states": self.text_encoder(tokens).last_hidden_state,
                 "first_frame_latents": first,
-                "frame_stride": torch.full((rows,), round(FILMED / spec.fps), device=self.device),
+                "frame_stride": torch.full((rows,), max(1, round(FILMED / spec.fps)), device=self.device),
             }
         )
 
@@ -145,7 +148,7 @@ class ConsistI2V(LatentBackbone):
 
     def prepare(self, z: Tensor, condition: Condition, options: Options) -> Tensor:
         """With FrameInit, if it is asked for."""
-        if options.frame_init == "off":
+        if options.frame_init == "none":
             return z
         first = condition.tensors["first_frame_latents"][-1:]
         return frame_init(z, first, self.schedule, options.frame_init)

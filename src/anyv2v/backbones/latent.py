@@ -32,8 +32,10 @@ class LatentBackbone:
 
     Attributes:
         taps: Where its features are.
+        ignores: Options that it has no use for.
     """
 
+    ignores: ClassVar[tuple[str, ...]] = ("image_guidance", "frame_init")
     taps: ClassVar[tuple[Tap, ...]]
 
     def __init__(self, net: nn.Module, vae: nn.Module, others: Sequence[nn.Module], schedule: DDIM) -> None:

@@ -77,6 +77,7 @@ class Backbone(Protocol):
         schedule: Its noise levels, as inversion walks them.
         net: The denoising net.
         parts: Every net that takes memory, ``net`` among them.
+        ignores: Options that it has no use for.
         bank: The features of ``net``, with a tap for each kind and each decoder layer of the paper's count.
     """
 
@@ -85,6 +86,7 @@ class Backbone(Protocol):
     schedule: Schedule
     net: nn.Module
     parts: Sequence[nn.Module]
+    ignores: Sequence[str]
     bank: FeatureBank
 
     def encode(

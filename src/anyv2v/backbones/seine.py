@@ -117,8 +117,9 @@ class SEINE(LatentBackbone):
         prompts = [options.negative_prompt, prompt] if options and options.guidance > 1 else [prompt]
         first = self.encode_frame(first_frame, generator, spec.size)
         grey = torch.zeros(1, 3, spec.size.height, spec.size.width, device=self.device)
-        others = [self.encode_pixels(grey, generator) for _ in range(spec.frames - 1)]
-        latents = torch.stack([first, *others], dim=2)
+        draws = spec.frames - 1 if generator else 1  # without noise all of them are equal
+        others = torch.stack([self.encode_pixels(grey, generator) for _ in range(draws)], dim=2)
+        latents = torch.cat([first[:, :, None], others.expand(-1, -1, spec.frames - 1, -1, -1)], dim=2)
         mask = torch.ones_like(latents[:, :1])
         mask[:, :, 0] = 0
         tokens = tokens_of(self.tokenizer, prompts).to(self.device)

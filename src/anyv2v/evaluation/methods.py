@@ -121,7 +121,7 @@ def methods(
     rows = [Method("source", lambda task: Result(task.source)), Method("frozen frame", _frozen)]
     for name in backbones:
         known = list_backbones().get(name)
-        backbone = load_backbone(name, model if known and known.pipeline else None, device=device)
+        backbone = load_backbone(name, model if known and known.pipelines else None, device=device)
         if isinstance(backbone, Carrier):
             rows.append(Method(name, _carried(backbone)))
         else:
