@@ -87,8 +87,9 @@ def test_the_truth_beats_everything() -> None:
     assert table["flow"].seeds == 2
 
 
-def test_ablations_of_a_diffusion_backbone(tiny: str) -> None:
-    rows = methods(["i2vgen-xl"], tiny, ablated, device="cpu")
+@pytest.mark.parametrize("name", ["i2vgen-xl", "auto"])
+def test_ablations_of_a_diffusion_backbone(tiny: str, name: str) -> None:
+    rows = methods([name], tiny, ablated, device="cpu")
     assert [row.name for row in rows[2:]] == [
         "i2vgen-xl, its VAE alone",
         *("i2vgen-xl" + a for a in ABLATIONS),

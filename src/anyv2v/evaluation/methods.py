@@ -121,26 +121,24 @@ def methods(
     rows = [Method("source", lambda task: Result(task.source)), Method("frozen frame", _frozen)]
     for name in backbones:
         known = list_backbones().get(name)
-        backbone = load_backbone(name, model if known and known.pipelines else None, device=device)
+        backbone = load_backbone(name, model if not known or known.pipelines else None, device=device)
         if isinstance(backbone, Carrier):
             rows.append(Method(name, _carried(backbone)))
         else:
-            rows += _diffused(name, backbone, variations or (lambda own: {"": own}))
+            rows += _diffused(backbone, variations or (lambda own: {"": own}))
     return rows
 
 
-def _diffused(
-    name: str, backbone: Backbone, variations: Callable[[Options], Mapping[str, Options]]
-) -> Iterator[Method]:
+def _diffused(backbone: Backbone, variations: Callable[[Options], Mapping[str, Options]]) -> Iterator[Method]:
     """A backbone's VAE alone, since no latent model is sharper than that, and its variations."""
     yield Method(
-        f"{name}, its VAE alone",
+        f"{backbone.name}, its VAE alone",
         lambda task: Result(backbone.decode(backbone.encode(task.truth))),
         backbone.spec,
     )
     diffusion = Diffusion(backbone)
-    for suffix, options in variations(recipe(backbone=name)).items():
-        yield Method(name + suffix, partial(diffusion.run, options), backbone.spec)
+    for suffix, options in variations(recipe(backbone=backbone.name)).items():
+        yield Method(backbone.name + suffix, partial(diffusion.run, options), backbone.spec)
 
 
 def clip_for(methods: Iterable[Method], side: int = 128, frames: int = 16) -> tuple[int, int]:
