@@ -61,7 +61,7 @@ def train_vae(recipe: Recipe, out: Path, device: torch.device) -> None:
         vae.register_to_config(scaling_factor=latent_scale(vae, told))
         write_part(out / "checkpoint", "vae", vae)
         decibels = pictures.given_back(vae, recipe, out / "vae" / "sample.png")
-        pictures.curve(out / "vae", "VAE: mean absolute error and prior")
+        pictures.curve(out / "vae", "VAE: absolute and squared error, and prior")
         print(f"VAE: {decibels:.2f} dB on clips not seen, latents scaled by {vae.config.scaling_factor:.3f}")
 
     spent = train(

@@ -33,8 +33,6 @@ __all__ = [
     "weights_of",
 ]
 
-SEINE = "SEINE"  # stands for the class of a pipeline, which a checkpoint of one file cannot name
-
 
 def find(entry: Entry, model: str | None) -> Path:
     """The folder of a backbone's checkpoint: a given one, or a repository in the Hugging Face cache.
@@ -104,7 +102,7 @@ def pipeline_of(folder: Path) -> str:
         CheckpointError: The folder is no checkpoint in diffusers' layout.
     """
     if _ema_file(folder):
-        return SEINE
+        return "SEINE"  # one file cannot name the class of a pipeline
     index = configuration(folder, "model_index.json")
     return str(index.get("_class_name", "nameless pipeline"))
 
@@ -194,7 +192,7 @@ def weights_of(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights of a part, by name, as stored; of its fp16 variant where there is one and it will do.
 
     Raises:
-        CheckpointError: There are none, or they are broken.
+        CheckpointError: They are broken.
     """
     variant = _variant(folder, dtype)
     files = [file for file in folder.glob("*.safetensors") if (".fp16." in file.name) == bool(variant)]
