@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from anyv2v import cli, load_backbone
 from anyv2v.backbones import choose
-from anyv2v.backbones.checkpoint import convert
 from anyv2v.errors import CheckpointError, WeightsMissing
+from anyv2v.weights import convert
 from golden_data import Golden
 
 

@@ -18,9 +18,9 @@ from rich import print
 from torch import nn
 from transformers import CLIPTokenizer
 
-from anyv2v.backbones.checkpoint import pick_device
 from anyv2v.backbones.i2vgen_xl import I2VGenXL
 from anyv2v.schedule import DDIM
+from anyv2v.weights import pick_device
 from training import pictures
 from training.net import NetLearner
 from training.parts import PIXELS, new_nets, new_vae, scheduler, tokenizer, write_index, write_part

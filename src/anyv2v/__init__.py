@@ -14,10 +14,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from anyv2v.backbones import Carrier, list_backbones, load_backbone, recipe
-from anyv2v.edit import Step, Trajectory, diffuse, edit, invert, invert_video, propagate
+from anyv2v.edit import Trajectory, diffuse, edit, invert, invert_video, propagate
 from anyv2v.errors import AnyV2VError, UserError
 from anyv2v.fitting import clip_spec, fit_frame, fit_frames
 from anyv2v.options import NEGATIVE_PROMPT, RECIPES, Options
+from anyv2v.progress import Step
 from anyv2v.video import AudioTrack, Clip, Fit, Size, Video, VideoInfo, probe, read_image, write_image
 from anyv2v.writing import write
 

@@ -24,9 +24,9 @@ from anyv2v.errors import AnyV2VError, OptionError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from anyv2v.edit import OnStep
     from anyv2v.evaluation.methods import Method, Result
     from anyv2v.evaluation.propagation import Case, Score
+    from anyv2v.progress import OnStep
 
 app = typer.Typer(
     help="Edit a video by editing its first frame.",
@@ -232,8 +232,9 @@ def backbones(as_json: Json = False) -> None:
             "name": entry.name,
             "summary": entry.summary,
             "at_hand": at_hand(entry),
-            "gigabytes": entry.gigabytes,
-            "download": entry.download if entry.pipelines else None,
+            "gigabytes": entry.weights.gigabytes if entry.weights else 0.0,
+            "licence": entry.weights.terms if entry.weights else None,
+            "download": entry.weights.download if entry.weights else None,
         }
         for entry in list_backbones().values()
     ]
@@ -251,7 +252,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Write pickled weights once more as safetensors, which load faster and cannot run code."""
-    from anyv2v.backbones.checkpoint import convert as convert_folder
+    from anyv2v.weights import convert as convert_folder
 
     written = convert_folder(folder)
     if as_json:
@@ -512,7 +513,7 @@ def _progress(silent: bool) -> Iterator[OnStep]:
     """A bar for each stage with the step and the time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from anyv2v.edit import Step
+    from anyv2v.progress import Step
 
     columns = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=screen, disable=silent or not screen.is_terminal) as bars:

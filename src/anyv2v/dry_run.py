@@ -125,7 +125,7 @@ def cost(backbone: Backbone, options: Options, *, inverted: bool = False) -> Cos
 
 def _dtype(job: EditJob) -> str:
     """What the job would compute in on this machine."""
-    from anyv2v.backbones.checkpoint import pick_device, pick_dtype
+    from anyv2v.weights import pick_device, pick_dtype
 
     return str(pick_dtype(job.dtype, pick_device(job.device))).removeprefix("torch.")
 

@@ -24,6 +24,7 @@ from anyv2v.fitting import (
     start_level,
 )
 from anyv2v.options import Options
+from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.video import Fit, Frame, Video
 
 if TYPE_CHECKING:
@@ -31,36 +32,10 @@ if TYPE_CHECKING:
 
     from anyv2v.backbones.protocol import Backbone, Condition
 
-__all__ = ["OnStep", "Step", "Trajectory", "diffuse", "edit", "ignore", "invert", "invert_video", "propagate"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where a run stands.
-
-    Attributes:
-        stage: ``load``, ``encode``, ``invert``, ``propagate`` or ``decode``.
-        done: Steps of the stage that are finished.
-        total: Steps that the stage has.
-        level: The noise level just reached; negative is clean.
-        latents: The latents at that level, ``[1, C, F, h, w]``.
-    """
-
-    stage: str
-    done: int
-    total: int
-    level: int | None = None
-    latents: Tensor | None = None
-
-
-OnStep = Callable[[Step], None]
+__all__ = ["Trajectory", "diffuse", "edit", "invert", "invert_video", "propagate"]
 
 
 Noise = Callable[["Tensor"], "Tensor"]
-
-
-def ignore(_step: Step) -> None:
-    """For who does not listen."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ AnyV2VError                 exit code 1: something on our side
 │   ├── OptionError         a value out of its range, options that contradict each other, a bad job file
 │   ├── CheckpointError     a folder that is no checkpoint, or the checkpoint of another model
 │   ├── WeightsMissing      weights that are not on this machine
+│   ├── EditorError         an editor of the first frame that failed, or gave no picture
 │   └── OutOfMemory         the device is too small for what was asked
 └── TapError                an injection point that does not exist in the net, or did not fire
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 __all__ = [
     "AnyV2VError",
     "CheckpointError",
+    "EditorError",
     "ImageError",
     "OptionError",
     "OutOfMemory",
@@ -62,6 +64,10 @@ class CheckpointError(UserError):
 
 class WeightsMissing(UserError):  # noqa: N818 - reads as what happened
     """Weights that are not on this machine."""
+
+
+class EditorError(UserError):
+    """An editor of the first frame that failed, or gave no picture."""
 
 
 class OutOfMemory(UserError):  # noqa: N818 - reads as what happened

@@ -17,12 +17,13 @@ import numpy as np
 
 from anyv2v.backbones import Carrier, Choice, choose, load_choice, recipe
 from anyv2v.drafts import check_file
-from anyv2v.edit import OnStep, Step, diffuse, ignore, invert_video
+from anyv2v.edit import diffuse, invert_video
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
 from anyv2v.fitting import fit_frame, source_levels, start_level
 from anyv2v.flow import FlowReport
 from anyv2v.job import EditJob, InvertJob, Job
 from anyv2v.options import Options
+from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.sheet import Reel
 from anyv2v.sidecar import files_of, library_versions, sha256, sidecar_of, write_sidecar
 from anyv2v.store import identity, load_trajectory, save_trajectory

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from anyv2v.errors import CheckpointError, OptionError, UserError
 from anyv2v.options import RECIPES, Options
+from anyv2v.weights import Weights
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone
@@ -55,10 +56,7 @@ class Entry:
         summary: One line for a person.
         target: ``module:Class``. A class with a checkpoint has ``load(folder, device, dtype)``.
         pipelines: What ``model_index.json`` may call its checkpoints' class; nothing if it needs no weights.
-        repository: Where its weights are published.
-        files: Glob patterns of the files that are needed of the repository.
-        gigabytes: What they weigh.
-        commands: What brings the weights, where it is not ``hf download`` of the repository.
+        weights: Where its weights are published.
         recipes: Named options; ``default`` is what it is at its best with.
     """
 
@@ -66,18 +64,8 @@ class Entry:
     summary: str
     target: str
     pipelines: tuple[str, ...] = ()
-    repository: str | None = None
-    files: tuple[str, ...] = ()
-    gigabytes: float = 0.0
-    commands: str | None = None
+    weights: Weights | None = None
     recipes: Mapping[str, Options] = field(default_factory=lambda: RECIPES)
-
-    @property
-    def download(self) -> str:
-        """The command that brings the weights to this machine."""
-        return self.commands or f"hf download {self.repository} " + " ".join(
-            f'--include "{glob}"' for glob in self.files
-        )
 
 
 def _recipes(paper: Mapping[str, Any] = MappingProxyType({}), **own: Any) -> Mapping[str, Options]:
@@ -104,18 +92,14 @@ _BUILT_IN = (
         "I2VGen-XL, the paper's most robust model (arXiv 2311.04145)",
         "anyv2v.backbones.i2vgen_xl:I2VGenXL",
         pipelines=("I2VGenXLPipeline",),
-        repository="ali-vilab/i2vgen-xl",
-        files=("*.json", "*.txt", "*.fp16.safetensors"),
-        gigabytes=5.0,
+        weights=Weights("ali-vilab/i2vgen-xl", 5.0, "MIT", ("*.json", "*.txt", "*.fp16.safetensors")),
     ),
     Entry(
         "consisti2v",
         "ConsistI2V, which looks back at the first frame (arXiv 2402.04324)",
         "anyv2v.backbones.consisti2v:ConsistI2V",
         pipelines=("ConditionalAnimationPipeline", "ConditionalVideoEditingPipeline"),
-        repository="TIGER-Lab/ConsistI2V",
-        files=("*.json", "*.txt", "*.safetensors"),
-        gigabytes=7.0,
+        weights=Weights("TIGER-Lab/ConsistI2V", 7.0, "MIT", ("*.json", "*.txt", "*.safetensors")),
         recipes=_recipes(guidance=35.0, skip=4, paper={"source_frame": "edited"}),
     ),
     Entry(
@@ -123,9 +107,7 @@ _BUILT_IN = (
         "SEINE, which fills in what a mask leaves open (arXiv 2310.20700)",
         "anyv2v.backbones.seine:SEINE",
         pipelines=("SEINE",),
-        repository="Vchitect/SEINE",
-        gigabytes=5.0,
-        commands=_SEINE,
+        weights=Weights("Vchitect/SEINE", 5.0, "Apache-2.0, CreativeML Open RAIL-M", commands=_SEINE),
         recipes=_recipes(guidance=4.0, skip=0, paper={"sampler": "ddpm", "start_level": 997}),
     ),
     Entry(
@@ -133,8 +115,7 @@ _BUILT_IN = (
         "a small I2VGen-XL to train yourself on rendered clips: the method on any machine",
         "anyv2v.backbones.mini:Mini",
         pipelines=("AnyV2VMini", "I2VGenXLPipeline"),
-        gigabytes=0.03,
-        commands="make train-mini, and then: --model out/mini/checkpoint",
+        weights=Weights(None, 0.03, "MIT", commands="make train-mini, and then: --model out/mini/checkpoint"),
         recipes=_recipes(guidance=1.0),
     ),
 )
@@ -178,7 +159,7 @@ def choose(name: str = "auto", model: str | None = None) -> Choice:
     if name not in list_backbones():
         raise OptionError(f"no backbone {name!r}; there are {', '.join(list_backbones())}")
     entry = list_backbones()[name]
-    return Choice(entry, find(entry, model) if entry.pipelines else None)
+    return Choice(entry, find(entry, model) if entry.weights else None)
 
 
 def recipe(name: str = "default", backbone: str = "auto", model: str | None = None) -> Options:
@@ -238,7 +219,7 @@ def _name_for(model: str) -> str:
 
     pipeline = pipeline_of(Path(model)) if Path(model).exists() else None
     for entry in list_backbones().values():
-        if pipeline in entry.pipelines or (entry.repository and entry.repository == model):
+        if pipeline in entry.pipelines or (entry.weights and entry.weights.repository == model):
             return entry.name
     what = f"the checkpoint of a {pipeline}" if pipeline else "neither a folder nor a known repository"
     raise CheckpointError(f"{model} is {what}; name its backbone")
@@ -265,7 +246,7 @@ def at_hand(entry: Entry) -> bool:
     from anyv2v.backbones.checkpoint import find
 
     try:
-        return not entry.pipelines or bool(find(entry, None))
+        return entry.weights is None or bool(find(entry, None))
     except UserError:
         return False
 

@@ -18,7 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anyv2v.backbones.checkpoint import (
+from anyv2v.backbones.frame_init import frame_init
+from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
+from anyv2v.backbones.protocol import Condition, VideoSpec
+from anyv2v.models.consisti2v import NEVER_USED, ConsistI2VUNet
+from anyv2v.options import Options
+from anyv2v.schedule import DDIM
+from anyv2v.video import Size
+from anyv2v.weights import (
     configuration,
     fill,
     load_part,
@@ -27,13 +34,6 @@ from anyv2v.backbones.checkpoint import (
     pick_dtype,
     weights_of,
 )
-from anyv2v.backbones.frame_init import frame_init
-from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
-from anyv2v.backbones.protocol import Condition, VideoSpec
-from anyv2v.models.consisti2v import NEVER_USED, ConsistI2VUNet
-from anyv2v.options import Options
-from anyv2v.schedule import DDIM
-from anyv2v.video import Size
 
 __all__ = ["ConsistI2V"]
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from anyv2v.backbones.checkpoint import configuration, load_part, loading, pick_device, pick_dtype
 from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
 from anyv2v.backbones.protocol import Condition, VideoSpec
 from anyv2v.options import Options
 from anyv2v.schedule import DDIM
 from anyv2v.video import Size
+from anyv2v.weights import configuration, load_part, loading, pick_device, pick_dtype
 
 __all__ = ["I2VGenXL"]
 

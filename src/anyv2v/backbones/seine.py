@@ -15,22 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anyv2v.backbones.checkpoint import (
-    configuration,
-    ema_weights,
-    fill,
-    load_part,
-    loading,
-    pick_device,
-    pick_dtype,
-    stable_diffusion,
-)
+from anyv2v.backbones.checkpoint import ema_weights, stable_diffusion
 from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
 from anyv2v.backbones.protocol import Condition, VideoSpec
 from anyv2v.models.seine import Config, SEINEUNet
 from anyv2v.options import Options
 from anyv2v.schedule import DDIM
 from anyv2v.video import Size
+from anyv2v.weights import (
+    configuration,
+    fill,
+    load_part,
+    loading,
+    pick_device,
+    pick_dtype,
+)
 
 __all__ = ["SEINE"]
 
