@@ -39,6 +39,7 @@ screen = Console(stderr=True, highlight=False)
 
 CLIP = "Clip"
 EDIT = "Edit"
+STILL = "First frame"
 METHOD = "Method (the paper's settings unless told otherwise)"
 DETAIL = "Details of the method: see docs/parity.md"
 MACHINE = "Machine"
@@ -55,6 +56,39 @@ Source = Annotated[
 JobFile = Annotated[
     Path | None,
     _option(TALK, "A YAML file of these options, or a sidecar; options given here win.", "--job"),
+]
+FirstFrame = Annotated[
+    Path | None, _option(STILL, "The edited first frame, if it was made elsewhere.", "--first-frame", "-f")
+]
+Editor = Annotated[str | None, _option(STILL, "What edits the first frame: see `anyv2v editors`.")]
+Command = Annotated[
+    str | None,
+    _option(STILL, "A program as editor, as 'prog {input} {output}'; also {instruction} {reference} {mask}."),
+]
+Instruction = Annotated[str | None, _option(STILL, "What to do to the first frame.", "--instruction", "-i")]
+Reference = Annotated[
+    list[Path] | None, _option(STILL, "A picture of the style, subject or face; may be repeated.")
+]
+ReferenceMask = Annotated[Path | None, _option(STILL, "The subject in it; else where it is opaque.")]
+Mask = Annotated[Path | None, _option(STILL, "Where the frame may change: white, or opaque.")]
+MaskPoint = Annotated[
+    list[str] | None, _option(STILL, "x,y on what may change, cut out by SAM 2; may be repeated.")
+]
+MaskBox = Annotated[str | None, _option(STILL, "left,top,right,bottom around it, likewise.")]
+Feather = Annotated[float | None, _option(STILL, "Pixels over which the edit comes in at the mask's edge.")]
+EditorModel = Annotated[
+    list[str] | None,
+    _option(STILL, "A folder or repository of its weights, or role=folder; may be repeated."),
+]
+EditorSettings = Annotated[
+    list[str] | None, _option(STILL, "One of its own settings, as steps=30; may be repeated.", "--set")
+]
+Candidates = Annotated[int | None, _option(STILL, "Make so many first frames, and rank them on a sheet.")]
+Pick = Annotated[
+    str | None, _option(STILL, "best, the number of a candidate, or ask: stop with the sheet. Default: best.")
+]
+LowMemory = Annotated[
+    bool | None, _option(MACHINE, "Keep on the device only the part of a model that works.", "--low-memory")
 ]
 Backbone = Annotated[
     str | None, _option(METHOD, "What carries the edit: see `anyv2v backbones`. Default: auto.")
@@ -110,9 +144,21 @@ Json = Annotated[bool, _option(TALK, "Print one JSON object.", "--json")]
 @app.command()
 def edit(
     clip: Source = None,
-    first_frame: Annotated[
-        Path | None, _option(EDIT, "The edited first frame.", "--first-frame", "-f")
-    ] = None,
+    first_frame: FirstFrame = None,
+    editor: Editor = None,
+    command: Command = None,
+    instruction: Instruction = None,
+    reference: Reference = None,
+    reference_mask: ReferenceMask = None,
+    mask: Mask = None,
+    mask_point: MaskPoint = None,
+    mask_box: MaskBox = None,
+    feather: Feather = None,
+    editor_model: EditorModel = None,
+    editor_settings: EditorSettings = None,
+    candidates: Candidates = None,
+    pick: Pick = None,
+    save_frame: Annotated[Path | None, _option(STILL, "Also write the edited first frame.")] = None,
     output: Annotated[
         Path | None, _option(EDIT, "mp4, gif, webp, or a folder for PNGs.", "--output", "-o")
     ] = None,
@@ -160,13 +206,14 @@ def edit(
     frame_rate: FrameRate = None,
     device: Device = None,
     dtype: Dtype = None,
+    low_memory: LowMemory = None,
     job: JobFile = None,
     dry_run: Annotated[bool, _option(TALK, "Print the plan and stop.", "--dry-run")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Carry the edit of a clip's first frame through the clip."""
+    """Edit a clip's first frame, or take an edited one, and carry that through the clip."""
     settings = _settings(locals())
     from anyv2v.job import EditJob, read_settings
 
@@ -181,6 +228,86 @@ def edit(
     with _progress(quiet or as_json) as on_step:
         outcome = run_edit(task, on_step)
     _show_outcome(asdict(outcome), quiet, verbose, as_json)
+
+
+@app.command("edit-frame")
+def edit_frame(
+    clip: Source = None,
+    output: Annotated[Path | None, _option(EDIT, "An image, as edited.png.", "--output", "-o")] = None,
+    editor: Editor = None,
+    command: Command = None,
+    instruction: Instruction = None,
+    reference: Reference = None,
+    reference_mask: ReferenceMask = None,
+    first_frame: FirstFrame = None,
+    mask: Mask = None,
+    mask_point: MaskPoint = None,
+    mask_box: MaskBox = None,
+    feather: Feather = None,
+    editor_model: EditorModel = None,
+    editor_settings: EditorSettings = None,
+    candidates: Candidates = None,
+    pick: Pick = None,
+    seed: Seed = None,
+    start: Start = None,
+    overwrite: Overwrite = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    low_memory: LowMemory = None,
+    job: JobFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Edit the first frame of a clip, and write that frame alone: the first of the two stages of `edit`."""
+    settings = _settings(locals())
+    from anyv2v.job import FrameJob, read_settings
+    from anyv2v.run import run_frame
+
+    with _progress(quiet or as_json) as on_step:
+        outcome = run_frame(read_settings(FrameJob, settings), on_step)
+    _show_outcome(asdict(outcome), quiet, verbose, as_json)
+
+
+@app.command()
+def editors(as_json: Json = False) -> None:
+    """List what can edit a first frame: what each needs, its weights and licence, whether it is at hand."""
+    from anyv2v.editors import list_editors
+
+    rows = [
+        {
+            "name": entry.name,
+            "task": entry.task,
+            "summary": entry.summary,
+            "needs": list(entry.needs),
+            "takes": list(entry.takes),
+            "at_hand": entry.at_hand,
+            "gigabytes": sum(weights.gigabytes for weights in entry.weights),
+            "licences": [weights.terms for weights in entry.weights],
+            "get": entry.download,
+        }
+        for entry in list_editors().values()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        print(_editor_lines(row))
+
+
+def _editor_lines(row: Mapping[str, Any]) -> str:
+    """What `editors` says of one."""
+    needs = " ".join(f"--{what.replace(' ', '-')}" for what in row["needs"]) or "nothing"
+    takes = " ".join(f"--{what.replace(' ', '-')}" for what in row["takes"])
+    terms = "; ".join(dict.fromkeys(row["licences"]))
+    lines = [f"{row['task']}: {row['summary']}", f"needs {needs}" + (f", takes {takes}" if takes else "")]
+    if not row["at_hand"]:
+        lines.append(f"{row['gigabytes']:g} GB ({terms}) to get: {row['get']}")
+    elif terms:
+        lines.append(f"ready ({terms})")
+    else:
+        lines.append("ready")
+    return "\n".join([f"{row['name']:<18} {lines[0]}", *(f"{'':<18} {line}" for line in lines[1:])])
 
 
 @app.command()
@@ -207,6 +334,7 @@ def invert(
     frame_rate: FrameRate = None,
     device: Device = None,
     dtype: Dtype = None,
+    low_memory: LowMemory = None,
     job: JobFile = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -481,7 +609,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """The job file's settings under those that were given on the command line."""
     settings = _read_job(given["job"]) if given["job"] else {}
     settings |= {key: value for key, value in given.items() if value is not None and key not in NOT_SETTINGS}
-    for key, name in {"clip": "CLIP", "first_frame": "--first-frame", "output": "--output"}.items():
+    for key, name in {"clip": "CLIP", "output": "--output"}.items():
         if key in given and key not in settings:
             raise OptionError(f"{name} is missing")
     return settings
@@ -537,7 +665,7 @@ def _show_outcome(outcome: dict[str, Any], quiet: bool, verbose: bool, as_json: 
     if verbose:
         for stage, seconds in outcome["seconds"].items():
             screen.print(f"{stage}: {seconds:.1f} s")
-    for path in filter(None, (outcome["output"], outcome["sheet"])):
+    for path in filter(None, (outcome["output"], outcome["sheet"], outcome["candidates"])):
         print(path)
 
 

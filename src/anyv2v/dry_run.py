@@ -12,6 +12,7 @@ from anyv2v.backbones import Choice, load_choice
 from anyv2v.fitting import check_levels, check_options, clip_spec
 from anyv2v.job import EditJob
 from anyv2v.run import check, span_for
+from anyv2v.still import check_still
 from anyv2v.video import Video, read_image
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Plan:
     """What an edit would do.
 
     Attributes:
+        editor: What edits the first frame.
         backbone: The name of the backbone.
         checkpoint: The folder of its weights.
         reason: Why this backbone, if the choice was ours.
@@ -42,6 +44,7 @@ class Plan:
             on top.
     """
 
+    editor: str
     backbone: str
     checkpoint: str | None
     reason: str | None
@@ -63,15 +66,17 @@ def dry_run(job: EditJob) -> Plan:
     Raises:
         UserError: The job could not run.
     """
-    choice = check(job)
-    read_image(job.first_frame)
+    choice, editor = check(job), check_still(job).entry.name
+    if job.first_frame:
+        read_image(job.first_frame)
     if choice.checkpoint is not None:
-        return _plan_diffusion(job, choice)
+        return _plan_diffusion(job, choice, editor)
     clip, size = job.span, str(job.span.size)
-    return Plan(choice.entry.name, None, choice.reason, size, size, size, clip.expected, float(clip.rate))
+    name, rate = choice.entry.name, float(clip.rate)
+    return Plan(editor, name, None, choice.reason, size, size, size, clip.expected, rate)
 
 
-def _plan_diffusion(job: EditJob, choice: Choice) -> Plan:
+def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
     backbone: Any = load_choice(choice, device="meta", dtype=_dtype(job))
     clip, options = span_for(job, backbone.spec), job.options
     limit = None if job.frames or job.duration else backbone.spec.frames
@@ -84,6 +89,7 @@ def _plan_diffusion(job: EditJob, choice: Choice) -> Plan:
     work = cost(backbone, options, inverted=job.trajectory is not None)
     injection = backbone.bank.plan(options)
     return Plan(
+        editor=editor,
         backbone=choice.entry.name,
         checkpoint=str(choice.checkpoint),
         reason=choice.reason,

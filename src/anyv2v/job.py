@@ -7,80 +7,179 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from anyv2v.backbones import recipe
 from anyv2v.errors import OptionError
 from anyv2v.options import Options
 from anyv2v.video import Clip, Size
 
-__all__ = ["EditJob", "InvertJob", "Job", "read_settings"]
+__all__ = ["EditJob", "FrameJob", "InvertJob", "Job", "StillJob", "VideoJob", "read_settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The span of a clip, what works on it, and where the result goes.
+    """A place in a clip where work begins, what computes, and where the result goes.
 
     Attributes:
         clip: The source video.
         output: The file to write.
-        backbone: A name in the registry, or ``auto``.
-        model: A checkpoint's folder, or a Hugging Face repository.
         start: Seconds to leave out at the beginning.
-        frames: Number of frames; if left out the backbone's own, and for optical flow all there are.
-        duration: Seconds, instead of ``frames``.
-        fps: Frames per second; if left out the backbone's own, and for optical flow the clip's.
         device: See ``load_backbone``.
         dtype: See ``load_backbone``.
-        recipe: The named recipe that ``options`` started from.
+        low_memory: Keep on the device only the part of a model that works.
         overwrite: Replace outputs that are there already.
-        options: Settings of the diffusion stage.
     """
 
     clip: Path
     output: Path
-    backbone: str = "auto"
-    model: str | None = None
     start: float = 0.0
-    frames: int | None = None
-    duration: float | None = None
-    fps: Fraction | None = None
     device: str = "auto"
     dtype: str = "auto"
-    recipe: str = "default"
+    low_memory: bool = False
     overwrite: bool = False
-    options: Options = Options()
 
     @property
     def span(self) -> Clip:
         """The span of the clip that was asked for, nothing of it decoded yet."""
+        return Clip(self.clip, start=self.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoJob(Job):
+    """The span of a clip, and what works on it.
+
+    Attributes:
+        backbone: A name in the registry, or ``auto``.
+        model: A checkpoint's folder, or a Hugging Face repository.
+        frames: Number of frames; if left out the backbone's own, and for optical flow all there are.
+        duration: Seconds, instead of ``frames``.
+        fps: Frames per second; if left out the backbone's own, and for optical flow the clip's.
+        recipe: The named recipe that ``options`` started from.
+        options: Settings of the diffusion stage.
+    """
+
+    backbone: str = "auto"
+    model: str | None = None
+    frames: int | None = None
+    duration: float | None = None
+    fps: Fraction | None = None
+    recipe: str = "default"
+    options: Options = Options()
+
+    @property
+    def span(self) -> Clip:
+        """See ``Job``."""
         return Clip(self.clip, start=self.start, frames=self.frames, duration=self.duration, fps=self.fps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class InvertJob(Job):
+class InvertJob(VideoJob):
     """Keep the inversion of a clip, for later edits, in a ``.safetensors`` file."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditJob(Job):
-    """Edit a clip.
+class StillJob(Job):
+    """Edit the first frame of a clip: the paper's first stage.
 
     Attributes:
-        first_frame: The edited first frame.
+        first_frame: The edited first frame, if it was made elsewhere.
+        editor: A name in the registry of editors; left out where ``first_frame`` or ``command`` says enough.
+        command: The command line of the editor ``command``.
+        instruction: What to do, or what the result shows.
+        reference: Pictures of the style, subject or face that is wanted.
+        reference_mask: The subject in the first of them; where it is opaque, if left out.
+        mask: A picture of where the frame may change: white, or opaque.
+        mask_point: Pixels (x, y) on what may change, for SAM 2 to cut out.
+        mask_box: The same by a box: left, top, right, bottom.
+        feather: Pixels from the mask's edge inwards over which the edit comes in.
+        editor_model: Folders or repositories of the editor's weights, by role.
+        editor_settings: The editor's own settings, by name.
+        candidates: How many first frames to make, from as many seeds.
+        pick: Which to take: ``best``, the number of one, or ``ask``, which stops with a sheet of them.
+    """
+
+    first_frame: Path | None = None
+    editor: str | None = None
+    command: str | None = None
+    instruction: str = ""
+    reference: tuple[Path, ...] = ()
+    reference_mask: Path | None = None
+    mask: Path | None = None
+    mask_point: tuple[tuple[int, int], ...] = ()
+    mask_box: tuple[int, int, int, int] | None = None
+    feather: float = 6.0
+    editor_model: Mapping[str, str] = field(default_factory=dict)
+    editor_settings: Mapping[str, Any] = field(default_factory=dict)
+    candidates: int = 1
+    pick: int | Literal["best", "ask"] = "best"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.candidates <= 64:
+            raise OptionError(f"candidates is {self.candidates}; it must be 1 to 64")
+        if isinstance(self.pick, int) and not 1 <= self.pick <= 64:
+            raise OptionError(f"pick is {self.pick}; it must be 1 to 64, best or ask")
+        if not 0 <= self.feather <= 1000:
+            raise OptionError(f"feather is {self.feather:g}; it must be 0 to 1000 pixels")
+        if self.mask and (self.mask_point or self.mask_box):
+            raise OptionError("a mask and a point or box of one contradict each other: give one of them")
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the first candidate; the others follow it."""
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """What the edit shows, as far as a person said."""
+        return self.instruction
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameJob(StillJob):
+    """Edit the first frame of a clip, and write that frame alone.
+
+    Attributes:
+        seed: Seeds everything random.
+    """
+
+    seed: int = Options.seed
+
+    @property
+    def first_seed(self) -> int:
+        """See ``StillJob``."""
+        return self.seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditJob(VideoJob, StillJob):
+    """Edit a clip: both stages.
+
+    Attributes:
         prompt: What the edited clip shows.
         trajectory: An inversion of the clip that ``anyv2v invert`` kept.
         sheet: Where to put a contact sheet of source and edit, if anywhere.
+        save_frame: Where to put the edited first frame, if anywhere.
     """
 
-    first_frame: Path
     prompt: str = ""
     trajectory: Path | None = None
     sheet: Path | None = None
+    save_frame: Path | None = None
+
+    @property
+    def first_seed(self) -> int:
+        """See ``StillJob``."""
+        return self.options.seed
+
+    @property
+    def text(self) -> str:
+        """See ``StillJob``."""
+        return self.prompt or self.instruction
 
 
 J = TypeVar("J", bound=Job)
@@ -96,22 +195,28 @@ def read_settings(kind: type[J], settings: Mapping[str, Any]) -> J:
 
     settings = {key: _parsed(key, value) for key, value in _underscored(settings).items()}
     of_job = {f.name for f in fields(kind)} - {"options"}
-    of_options = {f.name for f in fields(Options)}
+    of_options = {f.name for f in fields(Options)} if issubclass(kind, VideoJob) else set()
     for key in settings.keys() - of_job - of_options:
         close = difflib.get_close_matches(key, of_job | of_options, n=1)
         raise OptionError(f"unknown option {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-    model = settings.get("model")
-    base = recipe(
-        settings.get("recipe", "default"), str(settings.get("backbone", "auto")), model and str(model)
-    )
     job = {key: settings[key] for key in settings.keys() & of_job}
-    options = {name: settings.get(name, getattr(base, name)) for name in of_options}
     try:
-        return TypeAdapter(kind).validate_python({**job, "options": options})
+        return TypeAdapter(kind).validate_python(job | _options(settings, of_options))
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join(str(part) for part in first["loc"] if part != "options").replace("_", " ")
         raise OptionError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+def _options(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    """The options of a job that has any: those of its recipe, and over them what is set."""
+    if not names:
+        return {}
+    model = settings.get("model")
+    base = recipe(
+        settings.get("recipe", "default"), str(settings.get("backbone", "auto")), model and str(model)
+    )
+    return {"options": {name: settings.get(name, getattr(base, name)) for name in names}}
 
 
 def _underscored(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +231,34 @@ def _parsed(key: str, value: Any) -> Any:
         return _rate(value)
     if key.startswith("layers_") and isinstance(value, str | int):
         return _layers(str(value))
+    if key in ("editor_model", "editor_settings") and not isinstance(value, Mapping):
+        return _pairs(key, [value] if isinstance(value, str) else value)
+    if key == "mask_point" and value and isinstance(value[0], str | int):
+        return [_numbers(key, point, 2) for point in ([value] if isinstance(value, str) else value)]
+    if key == "mask_box" and isinstance(value, str):
+        return _numbers(key, value, 4)
+    if key == "reference" and isinstance(value, str | Path):
+        return [value]
     return value
+
+
+def _pairs(key: str, texts: Iterable[str]) -> dict[str, str]:
+    """``name=value`` each; of a model the name may be left out."""
+    pairs = [text.partition("=") for text in texts]
+    if key == "editor_model":
+        return {name if equals else "": value if equals else name for name, equals, value in pairs}
+    for name, equals, _ in pairs:
+        if not equals:
+            raise OptionError(f"setting {name!r}: not of the form name=value")
+    return {name.replace("-", "_"): value for name, _, value in pairs}
+
+
+def _numbers(key: str, text: Any, count: int) -> list[int]:
+    """Whole numbers with commas between them."""
+    if not re.fullmatch(rf"\d+(,\d+){{{count - 1}}}", str(text)):
+        form = ",".join("xyxy"[:count])
+        raise OptionError(f"{key.replace('_', ' ')} {text!r}: not of the form {form} in whole pixels")
+    return [int(number) for number in str(text).split(",")]
 
 
 def _rate(value: str | float) -> Fraction:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -21,19 +21,21 @@ from anyv2v.edit import diffuse, invert_video
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
 from anyv2v.fitting import fit_frame, source_levels, start_level
 from anyv2v.flow import FlowReport
-from anyv2v.job import EditJob, InvertJob, Job
+from anyv2v.job import EditJob, FrameJob, InvertJob, Job, StillJob, VideoJob
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.sheet import Reel
 from anyv2v.sidecar import files_of, library_versions, sha256, sidecar_of, write_sidecar
+from anyv2v.still import Still, check_still, edit_still, sheet_of, still_inputs
 from anyv2v.store import identity, load_trajectory, save_trajectory
-from anyv2v.video import AudioTrack, Clip, Frame, Size, Video, check_image_suffix, read_image, write_image
+from anyv2v.video import AudioTrack, Clip, Frame, Size, Video, check_image_suffix, write_image
 from anyv2v.writing import check_output, write
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
+    from anyv2v.editors import EditorChoice
 
-__all__ = ["Outcome", "check", "run_edit", "run_invert", "span_for"]
+__all__ = ["Outcome", "check", "run_edit", "run_frame", "run_invert", "span_for"]
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,22 @@ class Outcome:
     """What a job left behind.
 
     Attributes:
-        output: The result.
+        output: The result; nothing if a person is to choose a first frame before.
         sidecar: What is needed to make it again, as JSON.
         sheet: The contact sheet, if one was asked for.
+        candidates: The sheet of first frames to choose from, if there were several.
         frames: Number of frames.
         seconds: Time by stage.
         notices: What a person should know, a sentence each.
     """
 
-    output: Path
-    sidecar: Path
-    sheet: Path | None
-    frames: int
-    seconds: dict[str, float]
-    notices: list[str]
+    output: Path | None
+    sidecar: Path | None
+    sheet: Path | None = None
+    candidates: Path | None = None
+    frames: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
 
 
 def run_edit(job: EditJob, on_step: OnStep = ignore) -> Outcome:
@@ -63,9 +67,12 @@ def run_edit(job: EditJob, on_step: OnStep = ignore) -> Outcome:
     Raises:
         UserError: Anything that the user can mend.
     """
-    choice, watch = check(job), Stopwatch(on_step)
-    origin, first_frame = _origin(job, choice), read_image(job.first_frame)
-    reel = Reel() if job.sheet else Reel(limit=0)
+    choice, editor, watch = check(job), check_still(job), Stopwatch(on_step)
+    origin = _origin(job, choice)
+    still = _still(job, editor, watch)
+    if still.frame is None:
+        return _to_choose(job, watch)
+    first_frame, reel = still.frame, Reel() if job.sheet else Reel(limit=0)
     with _memory_errors():
         rendering = _render(job, choice, first_frame, watch)
         frames = reel.watch(rendering.pairs)
@@ -74,9 +81,44 @@ def run_edit(job: EditJob, on_step: OnStep = ignore) -> Outcome:
         write_image(job.sheet, reel.sheet(rendering.fps), overwrite=job.overwrite)
     found = rendering.findings()
     notices = _notices(job, choice, Size.of(first_frame), rendering, found)
-    result = {"frames": reel.count, "notices": notices, "seconds": watch.seconds, **found}
+    result = {"frames": reel.count, "notices": notices, "seconds": watch.seconds, **found, **still.findings}
     sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
-    return Outcome(job.output, sidecar, job.sheet, reel.count, watch.seconds, notices)
+    sheets = job.sheet, sheet_of(job)
+    return Outcome(job.output, sidecar, *sheets, reel.count, watch.seconds, notices)
+
+
+def run_frame(job: FrameJob, on_step: OnStep = ignore) -> Outcome:
+    """Edit the first frame of a clip: write it, the sheet of candidates if there are several, and a sidecar.
+
+    Raises:
+        UserError: Anything that the user can mend.
+    """
+    _check_files(job)
+    editor, watch = check_still(job), Stopwatch(on_step)
+    origin = _facts(job)
+    still = _still(job, editor, watch)
+    if still.frame is None:
+        return _to_choose(job, watch)
+    write_image(job.output, still.frame, overwrite=job.overwrite)
+    result = {"seconds": watch.seconds, **still.findings}
+    sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
+    return Outcome(job.output, sidecar, None, sheet_of(job), 1, watch.seconds)
+
+
+def _still(job: StillJob, editor: EditorChoice, watch: Stopwatch) -> Still:
+    """Edit the first frame, and write at once what came of it: a person's work, and hours of a machine's."""
+    with _memory_errors():
+        still = edit_still(job, editor, watch)
+    if still.sheet is not None and (path := sheet_of(job)):
+        write_image(path, still.sheet, overwrite=job.overwrite)
+    if isinstance(job, EditJob) and job.save_frame and still.frame is not None:
+        write_image(job.save_frame, still.frame, overwrite=job.overwrite)
+    return still
+
+
+def _to_choose(job: StillJob, watch: Stopwatch) -> Outcome:
+    notice = f"choose, and run the same with --pick 1 to {job.candidates}: no first frame is made twice"
+    return Outcome(None, None, None, sheet_of(job), seconds=watch.seconds, notices=[notice])
 
 
 def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
@@ -97,42 +139,51 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
     save_trajectory(job.output, kept, about, job.options.inversion_steps, overwrite=job.overwrite)
     result = {"frames": len(video), "seconds": watch.seconds}
     sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
-    return Outcome(job.output, sidecar, None, len(video), watch.seconds, [])
+    return Outcome(job.output, sidecar, frames=len(video), seconds=watch.seconds)
 
 
-def check(job: Job) -> Choice:
+def check(job: VideoJob) -> Choice:
     """See before the work begins that a job can run, and that it destroys nothing; find its backbone.
 
     Raises:
         UserError: It cannot.
     """
+    _check_files(job)
+    return _check_backbone(job, choose(job.backbone, job.model))
+
+
+def _check_files(job: Job) -> None:
     outputs = _check_outputs(job)
     _check_span(job)
     _check_inputs(_inputs(job), outputs)
-    return _check_backbone(job, choose(job.backbone, job.model))
 
 
 def _check_outputs(job: Job) -> list[Path]:
     """The outputs of a job, different from each other and writable."""
+    files = []
     if isinstance(job, EditJob):
         check_output(job.output, overwrite=job.overwrite)
-        files = [check_image_suffix(job.sheet)] if job.sheet else []
+        files += [check_image_suffix(path) for path in (job.sheet, job.save_frame) if path]
     else:
-        files = [job.output]
+        check_file(job.output, overwrite=job.overwrite)
+    if isinstance(job, FrameJob):
+        check_image_suffix(job.output)
     files.append(sidecar_of(job.output))
+    if isinstance(job, StillJob) and (sheet := sheet_of(job)):
+        files.append(sheet)
     for path in files:
         check_file(path, overwrite=job.overwrite)
-    outputs = [job.output, *(path for path in files if path is not job.output)]
+    outputs = [job.output, *files]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise OutputError(f"{job.output}: two outputs would have the same name")
     return outputs
 
 
 def _check_span(job: Job) -> None:
-    found = job.span.expected
-    if found is not None and found < (job.frames or 1):
+    found, wanted = job.span.expected, job.span.frames
+    if found is not None and found < (wanted or 1):
         there = f"has {found} frames at {float(job.span.rate):g} fps from {job.start:g} s on"
-        raise VideoError(f"{job.clip}: {there}, not {job.frames or 'one'}")
+        raise VideoError(f"{job.clip}: {there}, not {wanted or 'one'}")
 
 
 def _check_inputs(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
@@ -149,7 +200,7 @@ def _check_inputs(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
                 )
 
 
-def _check_backbone(job: Job, choice: Choice) -> Choice:
+def _check_backbone(job: VideoJob, choice: Choice) -> Choice:
     if choice.checkpoint is not None:
         return choice
     name = choice.entry.name
@@ -163,22 +214,25 @@ def _check_backbone(job: Job, choice: Choice) -> Choice:
 
 
 def _inputs(job: Job) -> dict[str, Path]:
-    named = {name: getattr(job, name, None) for name in ("clip", "first_frame", "trajectory")}
-    return {name: path for name, path in named.items() if path is not None}
+    inputs = {"clip": job.clip} | (still_inputs(job) if isinstance(job, StillJob) else {})
+    trajectory = getattr(job, "trajectory", None)
+    return inputs | ({"trajectory": trajectory} if trajectory else {})
 
 
-def _origin(job: Job, choice: Choice) -> dict[str, Any]:
+def _origin(job: VideoJob, choice: Choice) -> dict[str, Any]:
+    return {"backbone": choice.entry.name, "checkpoint": choice.checkpoint} | _facts(job)
+
+
+def _facts(job: Job) -> dict[str, Any]:
     """What the result will be made of and by; looked at before the work, which may take hours."""
     return {
-        "backbone": choice.entry.name,
-        "checkpoint": choice.checkpoint,
         "job": asdict(job),
         "sha256": {name: sha256(files_of(path)) for name, path in _inputs(job).items()},
         "versions": library_versions(),
     }
 
 
-def _load(job: Job, choice: Choice, watch: Stopwatch) -> Backbone | Carrier:
+def _load(job: VideoJob, choice: Choice, watch: Stopwatch) -> Backbone | Carrier:
     watch(Step("load", 0, 1))
     model = load_choice(choice, device=job.device, dtype=job.dtype)
     watch(Step("load", 1, 1))
@@ -256,13 +310,13 @@ def _by_diffusion(
     return Rendering(pairs, result.fps, result.audio, sizes, lambda: {"inversion_steps": steps})
 
 
-def span_for(job: Job, spec: VideoSpec) -> Clip:
+def span_for(job: VideoJob, spec: VideoSpec) -> Clip:
     """The span that a diffusion backbone works on: at its frame rate, unless told otherwise."""
     keeps = job.fps is not None or job.options.frame_rate == "keep"
     return job.span if keeps else replace(job.span, fps=spec.fps)
 
 
-def _read(job: Job, spec: VideoSpec) -> Video:
+def _read(job: VideoJob, spec: VideoSpec) -> Video:
     """As many frames as were asked for, or at most the backbone's own number."""
     clip = span_for(job, spec)
     limit = None if job.frames or job.duration else spec.frames

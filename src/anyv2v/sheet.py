@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from anyv2v.video import Fit, Frame, Size
 
-__all__ = ["Reel", "contact_sheet", "picks"]
+__all__ = ["Reel", "contact_sheet", "gallery", "picks"]
 
 Colour: TypeAlias = tuple[int, int, int]
 
@@ -63,6 +63,25 @@ def contact_sheet(
     grid = _Grid(max(map(len, shown.values())), tile)
     bands = [band for name, frames in shown.items() for band in (grid.line([name], INK), grid.strip(frames))]
     return np.vstack([*bands, grid.line(below, FAINT)])
+
+
+def gallery(pictures: Mapping[str, Frame], *, columns: int = 4, tile: int = 320) -> Frame:
+    """Lay pictures ``[H, W, 3]`` beside each other, each under its title, in as many rows as it takes.
+
+    Args:
+        pictures: by title; sizes may differ.
+        columns: how many stand in a row.
+        tile: the width of a picture on the sheet, in pixels.
+
+    Returns:
+        The sheet, uint8 [H, W, 3].
+    """
+    grid = _Grid(min(columns, len(pictures)), tile)
+    titles, bands = list(pictures), []
+    for start in range(0, len(titles), columns):
+        row = titles[start : start + columns]
+        bands += [grid.line(row, INK), grid.strip([pictures[title] for title in row])]
+    return np.vstack([*bands, np.asarray(grid.blank(2 * grid.gap))])
 
 
 @dataclass(frozen=True)

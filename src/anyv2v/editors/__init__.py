@@ -33,7 +33,7 @@ __all__ = [
     "load_editor_choice",
 ]
 
-Input = Literal["first frame", "instruction", "reference", "reference mask", "mask"]
+Input = Literal["first frame", "command", "instruction", "reference", "reference mask", "mask"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,12 @@ class EditorEntry:
     places: bool = False
 
     @property
+    def download(self) -> str:
+        """The commands that bring what it lacks to this machine."""
+        install = [f"pip install 'anyv2v[{self.extra}]'"] if self.extra else []
+        return " && ".join([*install, *(weights.download for weights in self.weights)])
+
+    @property
     def at_hand(self) -> bool:
         """Whether it could be loaded here without a download."""
         try:
@@ -78,7 +84,33 @@ class EditorEntry:
             return False
 
 
-_BUILT_IN: tuple[EditorEntry, ...] = ()
+_BUILT_IN: tuple[EditorEntry, ...] = (
+    EditorEntry(
+        "image",
+        "any",
+        "a picture that was edited elsewhere, by hand or by any program",
+        "anyv2v.editors.image:Image",
+        needs=("first frame",),
+        repeatable=False,
+    ),
+    EditorEntry(
+        "command",
+        "any",
+        "any program that reads a picture and writes one",
+        "anyv2v.editors.command:Command",
+        needs=("command",),
+        takes=("instruction", "reference"),
+        repeatable=False,
+    ),
+    EditorEntry(
+        "color",
+        "style",
+        "the colours of a reference, at once and without a model",
+        "anyv2v.editors.color:Color",
+        needs=("reference",),
+        takes=("reference mask",),
+    ),
+)
 
 
 @cache
