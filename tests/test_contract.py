@@ -138,3 +138,32 @@ def test_half_precision_stays_near(backbone: Backbone, frames: np.ndarray, condi
     exact, near = (b.denoise(z, 501, conditions[:1]) for b in (backbone, half))
     assert near.dtype == torch.float32
     assert (near - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+def test_with_little_memory_only_the_part_that_works_is_on_the_device(
+    backbone: Backbone, frames: np.ndarray, spec: VideoSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is a name here; what moves where is written down, and every layer that runs is looked up."""
+    options = Options(steps=3, inversion_steps=3, skip=0, guidance=2, size=spec.size)
+    video = Video(frames, spec.fps)
+    plain = diffuse(backbone, video, frames[1], "a blue cat", options)
+    guest = load_backbone(backbone.name, checkpoint(backbone.name), device="cpu")
+    here: set[torch.nn.Module] = set()
+    worked: set[torch.nn.Module] = set()
+
+    def move(part: torch.nn.Module, where: object) -> torch.nn.Module:
+        (here.discard if where == "cpu" else here.add)(part)
+        return part
+
+    def look(part: torch.nn.Module) -> None:
+        assert here == {part}
+        worked.add(part)
+
+    for part in guest.parts:
+        monkeypatch.setattr(part, "to", lambda where, part=part: move(part, where))
+        for module in part.modules():
+            module.register_forward_pre_hook(lambda *_, part=part: look(part))
+    guest.visit(torch.device("cpu"))
+    low = diffuse(guest, video, frames[1], "a blue cat", options)
+    np.testing.assert_array_equal(low.frames, plain.frames)
+    assert worked == set(guest.parts)

@@ -105,7 +105,7 @@ def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
         injecting={kind: max(0, until - options.skip) for kind, until in injection.until.items()},
         network_calls=work.calls,
         network_rows=work.rows,
-        memory=_memory(backbone, spec, options),
+        memory=_memory(backbone, spec, options, low_memory=job.low_memory),
     )
 
 
@@ -136,16 +136,18 @@ def _dtype(job: EditJob) -> str:
     return str(pick_dtype(job.dtype, pick_device(job.device))).removeprefix("torch.")
 
 
-def _memory(backbone: Backbone, spec: VideoSpec, options: Options) -> dict[str, int]:
+def _memory(
+    backbone: Backbone, spec: VideoSpec, options: Options, *, low_memory: bool = False
+) -> dict[str, int]:
     """Ask a net on the meta device, which has shapes and no weights."""
     frames = np.zeros((spec.frames, spec.size.height, spec.size.width, 3), np.uint8)
     z, condition = backbone.encode(frames), backbone.condition(frames[0], "", spec)
     with backbone.bank.recording(backbone.bank.plan(options).active(options.skip)):
         backbone.denoise(z, 0, condition)
     features = backbone.bank.features().values()
-    weights = (weight for part in backbone.parts for weight in part.parameters())
+    parts = [sum(weight.nbytes for weight in part.parameters()) for part in backbone.parts]
     return {
-        "weights": sum(weight.nbytes for weight in weights),
+        "weights": max(parts) if low_memory else sum(parts),
         "features": sum(feature.nbytes for feature in features),
         "latents": z.nbytes * (options.inversion_steps + 1),
     }

@@ -234,7 +234,7 @@ def _facts(job: Job) -> dict[str, Any]:
 
 def _load(job: VideoJob, choice: Choice, watch: Stopwatch) -> Backbone | Carrier:
     watch(Step("load", 0, 1))
-    model = load_choice(choice, device=job.device, dtype=job.dtype)
+    model = load_choice(choice, device=job.device, dtype=job.dtype, low_memory=job.low_memory)
     watch(Step("load", 1, 1))
     return model
 
@@ -300,8 +300,7 @@ def _by_diffusion(
     video, trajectory, steps = _read(job, backbone.spec), None, job.options.inversion_steps
     if job.trajectory:
         about = identity(backbone, choice.checkpoint, video, job.options)
-        device = next(backbone.net.parameters()).device
-        trajectory, steps = load_trajectory(job.trajectory, about, device)
+        trajectory, steps = load_trajectory(job.trajectory, about, backbone.device)
     result = diffuse(
         backbone, video, first_frame, job.prompt, job.options, trajectory=trajectory, on_step=watch
     )

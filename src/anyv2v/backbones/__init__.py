@@ -185,7 +185,12 @@ def recipe(name: str = "default", backbone: str = "auto", model: str | None = No
 
 
 def load_backbone(
-    name: str = "auto", model: str | None = None, *, device: str = "auto", dtype: str = "auto"
+    name: str = "auto",
+    model: str | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    low_memory: bool = False,
 ) -> Backbone | Carrier:
     """Load a backbone.
 
@@ -195,22 +200,41 @@ def load_backbone(
         device: ``cuda``, ``cuda:1``, ``mps``, ``cpu``; ``auto`` takes the best there is. On ``meta`` the nets
             have shapes and no weights.
         dtype: ``float32``, ``float16``, ``bfloat16``; ``auto`` is float32 on the CPU, else float16.
+        low_memory: Keep on a GPU only the part that works: the net, the VAE, or an encoder.
 
     Raises:
         OptionError: There is no such backbone, device or dtype.
         CheckpointError: ``model`` is no checkpoint, the checkpoint of another model, or an incomplete one.
         WeightsMissing: The weights are not on this machine.
     """
-    return load_choice(choose(name, model), device=device, dtype=dtype)
+    return load_choice(choose(name, model), device=device, dtype=dtype, low_memory=low_memory)
 
 
-def load_choice(choice: Choice, *, device: str = "auto", dtype: str = "auto") -> Backbone | Carrier:
+def load_choice(
+    choice: Choice, *, device: str = "auto", dtype: str = "auto", low_memory: bool = False
+) -> Backbone | Carrier:
     """Load what ``choose`` found."""
     module, _, attribute = choice.entry.target.partition(":")
     target = getattr(importlib.import_module(module), attribute)
     if choice.checkpoint is None:
         return target()  # type: ignore[no-any-return]
-    return target.load(choice.checkpoint, device, dtype)  # type: ignore[no-any-return]
+    if not low_memory:
+        return target.load(choice.checkpoint, device, dtype)  # type: ignore[no-any-return]
+    return _visitor(target, choice.checkpoint, device, dtype)
+
+
+def _visitor(target: Any, checkpoint: Path, device: str, dtype: str) -> Backbone:
+    """A backbone that waits in the host's memory, which on the CPU is where it works."""
+    from anyv2v.weights import pick_device, pick_dtype
+
+    place = pick_device(device)
+    home = place if place.type == "meta" else "cpu"
+    backbone: Backbone = target.load(
+        checkpoint, str(home), str(pick_dtype(dtype, place)).removeprefix("torch.")
+    )
+    if place.type not in ("cpu", "meta"):
+        backbone.visit(place)
+    return backbone
 
 
 def _name_for(model: str) -> str:

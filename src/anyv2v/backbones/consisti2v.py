@@ -114,6 +114,7 @@ class ConsistI2V(LatentBackbone):
         first = self.encode_frame(first_frame, generator, spec.size)[:, :, None].repeat(rows, 1, 1, 1, 1)
         if options and rows == 3:
             first[:1] = self.noise(first[:1], self.generator(options.seed))
+        self.bring(self.text_encoder)
         tokens = tokens_of(self.tokenizer, [negative] * (rows - 1) + [prompt]).to(self.device)
         return Condition(
             {

@@ -116,12 +116,13 @@ class I2VGenXL(LatentBackbone):
         rows = len(prompts)
         seen = self._image_embeddings(first_frame, spec.size.width)
         first = self.encode_frame(centre_crop(first_frame, spec.size), generator)[:, :, None]
+        self.bring(self.text_encoder)
         return Condition(
             {
                 "encoder_hidden_states": text_embeddings(self.text_encoder, self.tokenizer, prompts),
                 "image_embeddings": torch.cat([torch.zeros_like(seen)] * (rows - 1) + [seen]),
                 "image_latents": image_latents(first, spec.frames).expand(rows, -1, -1, -1, -1),
-                "fps": torch.full((rows,), round(spec.fps), device=self.net.device),
+                "fps": torch.full((rows,), round(spec.fps), device=self.device),
             }
         )
 
@@ -131,7 +132,8 @@ class I2VGenXL(LatentBackbone):
         square = Image.fromarray(centre_crop(frame, Size(width, width)))
         small = square.resize((crop["width"], crop["height"]), Image.Resampling.BILINEAR)
         pixels = (np.asarray(small, dtype=np.float32) / 255 - np.float32(mean)) / np.float32(std)
-        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.net.device, self.image_encoder.dtype)
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device, self.image_encoder.dtype)
+        self.bring(self.image_encoder)
         embeddings: Tensor = self.image_encoder(batch).image_embeds[:, None]
         return embeddings
 

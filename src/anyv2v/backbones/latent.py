@@ -44,12 +44,26 @@ class LatentBackbone:
         self.parts = (net, vae, *others)
         self.schedule = schedule
         self.bank = FeatureBank(net, self.taps)
+        self._visited: torch.device | None = None
+        self._visitor: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the net is."""
-        device: torch.device = next(self.net.parameters()).device
+        """Where it computes."""
+        device: torch.device = self._visited or next(self.net.parameters()).device
         return device
+
+    def visit(self, device: torch.device) -> None:
+        """See ``Backbone``."""
+        self._visited = device
+
+    def bring(self, part: nn.Module) -> None:
+        """Have a part where it computes; if parts only visit the device, the last visitor leaves."""
+        if self._visited is None or part is self._visitor:
+            return
+        if self._visitor is not None:
+            self._visitor.to("cpu")
+        self._visitor = part.to(self._visited)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,13 +95,14 @@ class LatentBackbone:
         self, frame: NDArray[np.uint8], generator: torch.Generator | None, size: Size | None = None
     ) -> Tensor:
         """``[H, W, 3] -> [1, C, h, w]``, float32; a frame of another ``size`` is stretched, bilinearly."""
-        pixels = torch.tensor(frame, device=self.vae.device).permute(2, 0, 1)[None] / 255
+        pixels = torch.tensor(frame, device=self.device).permute(2, 0, 1)[None] / 255
         if size and size != Size.of(frame):
             pixels = F.interpolate(pixels, (size.height, size.width), mode="bilinear", align_corners=False)
         return self.encode_pixels(2 * pixels - 1, generator)
 
     def encode_pixels(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
         """``[1, 3, H, W]`` in -1..1 to ``[1, C, h, w]``, float32."""
+        self.bring(self.vae)
         posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
         latents = posterior.mean
         if generator is not None:
@@ -107,12 +122,14 @@ class LatentBackbone:
 
     def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """``[1, C, h, w] -> [H, W, 3]``."""
+        self.bring(self.vae)
         pixels = (self.vae.decode(latents).sample[0] / 2 + 0.5).clamp(0, 1) * 255
         frame: NDArray[np.uint8] = pixels.round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
         return frame
 
     def ask(self, z: Tensor, t: int, condition: Condition) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What a net is asked with, in its dtype; between steps latents stay float32."""
+        self.bring(self.net)
         told = {
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in condition.tensors.items()

@@ -75,6 +75,7 @@ class Backbone(Protocol):
         name: The name in the registry.
         spec: The clip that it works on unless told otherwise.
         schedule: Its noise levels, as inversion walks them.
+        device: Where it computes.
         net: The denoising net.
         parts: Every net that takes memory, ``net`` among them.
         ignores: Options that it has no use for.
@@ -84,10 +85,15 @@ class Backbone(Protocol):
     name: str
     spec: VideoSpec
     schedule: Schedule
+    device: torch.device
     net: nn.Module
     parts: Sequence[nn.Module]
     ignores: Sequence[str]
     bank: FeatureBank
+
+    def visit(self, device: torch.device) -> None:
+        """Compute on ``device`` with one part there at a time; the others wait in the host's memory."""
+        ...
 
     def encode(
         self,

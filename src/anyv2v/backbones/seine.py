@@ -121,6 +121,7 @@ class SEINE(LatentBackbone):
         latents = torch.cat([first[:, :, None], others.expand(-1, -1, spec.frames - 1, -1, -1)], dim=2)
         mask = torch.ones_like(latents[:, :1])
         mask[:, :, 0] = 0
+        self.bring(self.text_encoder)
         tokens = tokens_of(self.tokenizer, prompts).to(self.device)
         return Condition(
             {
