@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from anyv2v.backbones import Carrier, list_backbones, load_backbone, recipe
 from anyv2v.edit import Trajectory, diffuse, edit, invert, invert_video, propagate
+from anyv2v.editors import EditorEntry, list_editors, load_editor
+from anyv2v.editors.protocol import Editor, Request
 from anyv2v.errors import AnyV2VError, UserError
 from anyv2v.fitting import clip_spec, fit_frame, fit_frames
 from anyv2v.options import NEGATIVE_PROMPT, RECIPES, Options
@@ -50,10 +52,13 @@ __all__ = [
     "Carrier",
     "Clip",
     "Condition",
+    "Editor",
+    "EditorEntry",
     "FeatureBank",
     "Fit",
     "InjectionPlan",
     "Options",
+    "Request",
     "Schedule",
     "Size",
     "Step",
@@ -71,7 +76,9 @@ __all__ = [
     "invert",
     "invert_video",
     "list_backbones",
+    "list_editors",
     "load_backbone",
+    "load_editor",
     "probe",
     "propagate",
     "read_image",

@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 from anyv2v.backbones import at_hand, list_backbones
+from anyv2v.editors import list_editors
 from anyv2v.sidecar import library_versions
 
 __all__ = ["examine"]
@@ -24,6 +25,9 @@ def examine() -> dict[str, Any]:
         "memory_bytes": _memory(),
         "free_disk_bytes": shutil.disk_usage(".").free,
         "weights": {name: "at hand" if at_hand(entry) else "missing" for name, entry in known.items()},
+        "editors": {
+            name: "at hand" if entry.at_hand else "missing" for name, entry in list_editors().items()
+        },
         "problems": _problems(),
     }
 

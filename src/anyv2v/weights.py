@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from pickle import UnpicklingError
@@ -29,6 +29,7 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "read_weights",
+    "weights_missing",
     "weights_of",
 ]
 
@@ -84,7 +85,7 @@ class Weights:
             return Path(given)
         repository = given or self.repository
         if repository is None:
-            raise self._missing(given)
+            raise weights_missing([self])
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -93,7 +94,7 @@ class Weights:
         except HFValidationError:
             raise CheckpointError(f"there is no folder {given}") from None
         except LocalEntryNotFoundError:
-            raise self._missing(given) from None
+            raise weights_missing([self.of(given)]) from None
 
     def whole_folder(self, given: str | None = None) -> Path:
         """The same, seen to hold every file that is needed.
@@ -118,15 +119,21 @@ class Weights:
             return CheckpointError(
                 f"{folder} is incomplete: there is nothing to load for {', '.join(lacking)}"
             )
-        return self._missing(given)
+        return weights_missing([self.of(given)])
 
-    def _missing(self, given: str | None) -> WeightsMissing:
-        repository = given or self.repository or "this model"
-        command = self.download.replace(str(self.repository), repository)
-        return WeightsMissing(
-            f"the weights of {repository} ({self.gigabytes:g} GB, {self.terms}) are not on this machine; "
-            f"get them once with: {command}"
-        )
+    def of(self, given: str | None) -> Weights:
+        """The same in another repository, if one is given."""
+        if given is None:
+            return self
+        commands = self.commands and self.commands.replace(str(self.repository), given)
+        return replace(self, repository=given, commands=commands)
+
+
+def weights_missing(absent: Sequence[Weights]) -> WeightsMissing:
+    """What to say where weights are not on this machine."""
+    what = " and ".join(f"{w.repository or 'this model'} ({w.gigabytes:g} GB, {w.terms})" for w in absent)
+    commands = " && ".join(w.download for w in absent)
+    return WeightsMissing(f"the weights of {what} are not on this machine; get them once with: {commands}")
 
 
 def parts_without_files(folder: Path, needed: Container[str] | None = None) -> list[str]:

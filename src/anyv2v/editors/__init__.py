@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from anyv2v.errors import OptionError, UserError
-from anyv2v.weights import Weights
+from anyv2v.errors import OptionError, UserError, WeightsMissing
+from anyv2v.weights import Weights, weights_missing
 
 if TYPE_CHECKING:
     from anyv2v.editors.protocol import Editor
@@ -151,17 +151,7 @@ def choose_editor(
         raise OptionError(f"no editor {name!r}; there are {', '.join(list_editors())}")
     entry = list_editors()[name]
     _check_installed(entry)
-    chosen = _settings(entry, settings)
-    roles = [weights.role for weights in entry.weights]
-    given = {role or (roles[0] if roles else ""): model for role, model in models.items()}
-    for role in given.keys() - set(roles):
-        known = f"; there are {', '.join(roles)}" if roles else ""
-        raise OptionError(f"{name} has no model {role!r}{known}")
-    return EditorChoice(
-        entry,
-        chosen,
-        {weights.role: weights.whole_folder(given.get(weights.role)) for weights in entry.weights},
-    )
+    return EditorChoice(entry, _settings(entry, settings), _folders(entry, models))
 
 
 def check_inputs(entry: EditorEntry, given: set[Input]) -> None:
@@ -229,6 +219,24 @@ def _class_of(entry: EditorEntry) -> Any:
 def _check_installed(entry: EditorEntry) -> None:
     if missing := [module for module in entry.modules if find_spec(module) is None]:
         raise OptionError(f"{entry.name} needs {', '.join(missing)}: pip install 'anyv2v[{entry.extra}]'")
+
+
+def _folders(entry: EditorEntry, models: Mapping[str, str]) -> dict[str, Path]:
+    """The folder or file of each of an editor's weights, by role."""
+    roles = [weights.role for weights in entry.weights]
+    given = {role or (roles[0] if roles else ""): model for role, model in models.items()}
+    for role in given.keys() - set(roles):
+        known = f"; there are {', '.join(roles)}" if roles else ""
+        raise OptionError(f"{entry.name} has no model {role!r}{known}")
+    found, absent = {}, []
+    for weights in entry.weights:
+        try:
+            found[weights.role] = weights.whole_folder(given.get(weights.role))
+        except WeightsMissing:
+            absent.append(weights.of(given.get(weights.role)))
+    if absent:
+        raise weights_missing(absent)
+    return found
 
 
 def _settings(entry: EditorEntry, given: Mapping[str, Any]) -> Any:
