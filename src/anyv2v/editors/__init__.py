@@ -84,6 +84,24 @@ class EditorEntry:
             return False
 
 
+_SDXL = Weights(
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    6.9,
+    "CreativeML Open RAIL++-M",
+    files=(
+        "model_index.json",
+        "scheduler/*",
+        "tokenizer*/*",
+        "text_encoder*/config.json",
+        "text_encoder*/*.fp16.safetensors",
+        "unet/config.json",
+        "unet/*.fp16.safetensors",
+        "vae/config.json",
+        "vae/*.fp16.safetensors",
+    ),
+    role="sdxl",
+)
+
 _BUILT_IN: tuple[EditorEntry, ...] = (
     EditorEntry(
         "image",
@@ -109,6 +127,64 @@ _BUILT_IN: tuple[EditorEntry, ...] = (
         "anyv2v.editors.color:Color",
         needs=("reference",),
         takes=("reference mask",),
+    ),
+    EditorEntry(
+        "instant-style",
+        "style",
+        "InstantStyle: the frame in the style of the reference, its contours kept",
+        "anyv2v.editors.instant_style:InstantStyle",
+        needs=("reference",),
+        takes=("instruction",),
+        weights=(
+            _SDXL,
+            Weights(
+                "h94/IP-Adapter",
+                3.2,
+                "Apache-2.0",
+                files=(
+                    "sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
+                    "models/image_encoder/config.json",
+                    "models/image_encoder/model.safetensors",
+                ),
+                role="adapter",
+            ),
+            Weights(
+                "diffusers/controlnet-canny-sdxl-1.0",
+                2.5,
+                "CreativeML Open RAIL++-M",
+                files=("config.json", "diffusion_pytorch_model.fp16.safetensors"),
+                role="structure",
+            ),
+        ),
+    ),
+    EditorEntry(
+        "instant-id",
+        "identity",
+        "InstantID: the face of the frame becomes that of the reference",
+        "anyv2v.editors.instant_id:InstantID",
+        needs=("reference",),
+        takes=("instruction",),
+        weights=(
+            _SDXL,
+            Weights(
+                "InstantX/InstantID",
+                4.2,
+                "Apache-2.0 by its card, research only by its README",
+                files=("ControlNetModel/*", "ip-adapter.bin"),
+                role="identity",
+                commercial=False,
+            ),
+            Weights(
+                "DIAMONIK7777/antelopev2",
+                0.3,
+                "insightface's models, for research only",
+                files=("scrfd_10g_bnkps.onnx", "glintr100.onnx"),
+                role="faces",
+                commercial=False,
+            ),
+        ),
+        modules=("insightface", "onnxruntime"),
+        extra="identity",
     ),
 )
 
