@@ -74,7 +74,7 @@ class Golden:
         cases = manifest["cases"]
         entries = [{"name": name} | cases[name] for name in cases] if isinstance(cases, dict) else cases
         self.cases = {entry["name"]: Case(self.folder, entry) for entry in entries}
-        self.tolerance: dict[str, Any] = next(manifest[key] for key in manifest if "tolerances" in key)
+        self.tolerance: dict[str, Any] = next((manifest[key] for key in manifest if "tolerances" in key), {})
 
     @property
     def checkpoint(self) -> str:

@@ -16,15 +16,15 @@ ROOT = Path(anyv2v.__file__).parent
 
 # A room may import from rooms on lower floors; what is not listed stands on the ground floor.
 FLOORS = [
-    {"errors", "progress", "models", "models.consisti2v", "models.seine"},
+    {"errors", "progress", "models", "models.consisti2v", "models.seine", "models.anydoor"},
     {"drafts"},
     {"video"},
     {"writing", "options", "sheet", "sidecar", "weights"},
     {"schedule", "features", "flow", "fitting", "editors.protocol", "editors.faces"},
-    {"backbones.protocol", "editors.canvas", "editors.sdxl"},
+    {"backbones.protocol", "editors.canvas", "editors.sdxl", "editors.collage"},
     {"backbones.checkpoint", "backbones.latent", "backbones.frame_init", "clip"},
     {"editors.image", "editors.command", "editors.color", "editors.masks", "editors.ranking"},
-    {"editors.instant_id", "editors.instant_style"},
+    {"editors.instant_id", "editors.instant_style", "editors.anydoor"},
     {"backbones.i2vgen_xl", "backbones.consisti2v", "backbones.seine"},
     {"backbones.mini"},
     {"backbones", "editors"},

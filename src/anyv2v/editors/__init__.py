@@ -158,6 +158,24 @@ _BUILT_IN: tuple[EditorEntry, ...] = (
         ),
     ),
     EditorEntry(
+        "anydoor",
+        "subject",
+        "AnyDoor: puts the subject of the reference where the mask is",
+        "anyv2v.editors.anydoor:AnyDoor",
+        needs=("reference", "reference mask", "mask"),
+        weights=(
+            Weights(
+                "xichenhku/AnyDoor",
+                16.8,
+                "no licence is stated; made from Stable Diffusion 2.1 (Open RAIL++-M) and DINOv2",
+                commands='hf download xichenhku/AnyDoor "epoch=1-step=8687.ckpt" --repo-type space '
+                "--local-dir anydoor, and then: --editor-model anydoor",
+                commercial=False,
+            ),
+        ),
+        places=True,
+    ),
+    EditorEntry(
         "instant-id",
         "identity",
         "InstantID: the face of the frame becomes that of the reference",
