@@ -11,9 +11,9 @@ import transformers
 from transformers import CLIPConfig, CLIPModel, Sam2Config, Sam2Model
 
 from anyv2v.clip import CLIP
-from anyv2v.editors.masks import segment
 from anyv2v.editors.protocol import Machine
 from anyv2v.editors.ranking import score
+from anyv2v.editors.sam import segment
 from anyv2v.errors import CheckpointError, OptionError
 from conftest import scene
 

@@ -270,10 +270,14 @@ def edit_frame(
 
 
 @app.command()
-def editors(as_json: Json = False) -> None:
+def editors(
+    name: Annotated[str | None, typer.Argument(help="One of them, to be told all about.")] = None,
+    as_json: Json = False,
+) -> None:
     """List what can edit a first frame: what each needs, its weights and licence, whether it is at hand."""
-    from anyv2v.editors import list_editors
+    from anyv2v.editors import editor_named, list_editors, settings_of
 
+    known = [editor_named(name)] if name else list_editors().values()
     rows = [
         {
             "name": entry.name,
@@ -283,31 +287,27 @@ def editors(as_json: Json = False) -> None:
             "takes": list(entry.takes),
             "at_hand": entry.at_hand,
             "gigabytes": sum(weights.gigabytes for weights in entry.weights),
-            "licences": [weights.terms for weights in entry.weights],
+            "licences": list(dict.fromkeys(weights.terms for weights in entry.weights)),
             "get": entry.download,
         }
-        for entry in list_editors().values()
+        for entry in known
     ]
     if as_json:
         _print_json(rows)
-        return
-    for row in rows:
-        print(_editor_lines(row))
-
-
-def _editor_lines(row: Mapping[str, Any]) -> str:
-    """What `editors` says of one."""
-    needs = " ".join(f"--{what.replace(' ', '-')}" for what in row["needs"]) or "nothing"
-    takes = " ".join(f"--{what.replace(' ', '-')}" for what in row["takes"])
-    terms = "; ".join(dict.fromkeys(row["licences"]))
-    lines = [f"{row['task']}: {row['summary']}", f"needs {needs}" + (f", takes {takes}" if takes else "")]
-    if not row["at_hand"]:
-        lines.append(f"{row['gigabytes']:g} GB ({terms}) to get: {row['get']}")
-    elif terms:
-        lines.append(f"ready ({terms})")
+    elif name:
+        _show(rows[0] | {"settings": settings_of(editor_named(name))}, as_json)
     else:
-        lines.append("ready")
-    return "\n".join([f"{row['name']:<18} {lines[0]}", *(f"{'':<18} {line}" for line in lines[1:])])
+        print("\n".join(_editor_line(row) for row in rows))
+        screen.print("all about one, and the command that gets its weights: anyv2v editors NAME")
+
+
+def _editor_line(row: Mapping[str, Any]) -> str:
+    """What `editors` says of one among others."""
+    needs = " ".join(f"--{what.replace(' ', '-')}" for what in row["needs"])
+    to_get = f"{row['gigabytes']:.3g} GB to get" if row["gigabytes"] else "and --editor-model"
+    state = "ready" if row["at_hand"] else to_get
+    about = "; ".join([f"needs {needs}" if needs else "needs nothing", state, *row["licences"]])
+    return f"{row['name']:<22}{row['task']:<10}{row['summary']}\n{'':<32}{about}"
 
 
 @app.command()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyv2v.editors import EditorChoice, Input, check_inputs, choose_editor, list_editors, load_editor_choice
+from anyv2v.editors import EditorChoice, Input, check_inputs, choose_editor, editor_named, load_editor_choice
 from anyv2v.errors import EditorError, OptionError, WeightsMissing
 from anyv2v.job import EditJob, StillJob
 from anyv2v.progress import OnStep, Step, ignore
@@ -47,10 +47,9 @@ def check_still(job: StillJob) -> EditorChoice:
         UserError: It cannot.
     """
     name, settings = _editor_of(job)
-    if name in list_editors():
-        check_inputs(list_editors()[name], _given(job))  # before weights, which may be gigabytes away
+    check_inputs(editor_named(name), _given(job))  # before weights, which may be gigabytes away
     if job.mask_point or job.mask_box:
-        from anyv2v.editors.masks import SAM2
+        from anyv2v.editors.sam import SAM2
 
         SAM2.whole_folder(job.editor_model.get(SAM2.role))
     models = {role: model for role, model in job.editor_model.items() if role not in HELPERS}
@@ -140,19 +139,20 @@ def _request(job: StillJob, choice: EditorChoice) -> Request:
 
 
 def _mask(job: StillJob, frame: Frame) -> Mask | None:
-    from anyv2v.editors import masks
-
     if job.mask:
-        return masks.read_mask(job.mask, Size.of(frame))
+        from anyv2v.editors.masks import read_mask
+
+        return read_mask(job.mask, Size.of(frame))
     if not (job.mask_point or job.mask_box):
         return None
+    from anyv2v.editors import sam
     from anyv2v.editors.protocol import Machine
     from anyv2v.weights import pick_device, pick_dtype
 
     device = pick_device(job.device)
-    folder = masks.SAM2.whole_folder(job.editor_model.get(masks.SAM2.role))
+    folder = sam.SAM2.whole_folder(job.editor_model.get(sam.SAM2.role))
     machine = Machine(device, pick_dtype(job.dtype, device))
-    return masks.segment(frame, job.mask_point, job.mask_box, folder, machine)
+    return sam.segment(frame, job.mask_point, job.mask_box, folder, machine)
 
 
 def _candidates(

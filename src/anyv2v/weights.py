@@ -23,6 +23,7 @@ __all__ = [
     "configuration",
     "convert",
     "fill",
+    "hushed",
     "load_part",
     "loading",
     "parts_without_files",
@@ -142,6 +143,7 @@ def parts_without_files(folder: Path, needed: Container[str] | None = None) -> l
     parts = {name: part[1] for name, part in index.items() if isinstance(part, list) and part[0]}
     if needed is not None:
         parts = {name: kind for name, kind in parts.items() if name in needed}
+    parts = {name: kind for name, kind in parts.items() if not kind.endswith("SafetyChecker")}
     nets = {name for name, kind in parts.items() if not kind.endswith(_WITHOUT_WEIGHTS)}
     return [
         name for name in parts if not any((folder / name).glob("*.safetensors" if name in nets else "*.json"))
@@ -181,8 +183,10 @@ def load_part(cls: Any, folder: Path, part: str, device: torch.device, dtype: to
     """
     if device.type == "meta":
         return _empty_part(cls, folder, part, dtype)
+    from safetensors import SafetensorError
+
     try:
-        with _without_bars():
+        with hushed():
             net, report = cls.from_pretrained(
                 folder / part,
                 variant=_variant(folder / part, dtype),
@@ -191,7 +195,7 @@ def load_part(cls: Any, folder: Path, part: str, device: torch.device, dtype: to
                 output_loading_info=True,
                 dtype=dtype,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / part} cannot be loaded: {str(error).splitlines()[0]}") from error
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
@@ -201,17 +205,23 @@ def load_part(cls: Any, folder: Path, part: str, device: torch.device, dtype: to
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers draws a bar for each net, into whatever the caller draws."""
-    from transformers.utils import logging
+def hushed() -> Iterator[None]:
+    """Without the bars of diffusers and transformers, and without their remarks on what is meant so."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    libraries = (of_diffusers, of_transformers)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
 
 
 def weights_of(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:

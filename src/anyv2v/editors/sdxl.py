@@ -17,7 +17,7 @@ from anyv2v.editors.protocol import Machine, Request
 from anyv2v.errors import OptionError
 from anyv2v.progress import OnStep, Step
 from anyv2v.video import Frame
-from anyv2v.weights import load_part, loading
+from anyv2v.weights import hushed, load_part, loading
 
 __all__ = ["MULTIPLE", "SDXLSettings", "load_pipeline", "paint", "within"]
 
@@ -148,19 +148,9 @@ def _adapt(pipe: Any, adapter: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The libraries warn of what is meant so: an adapter without an image encoder, a VAE put to float32."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    shown = {log: log.get_verbosity() for log in (of_diffusers, of_transformers)}
-    for log in shown:
-        log.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`upcast_vae` is deprecated", FutureWarning)
-            yield
-    finally:
-        for log, level in shown.items():
-            log.set_verbosity(level)
+    with hushed(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`upcast_vae` is deprecated", FutureWarning)
+        yield
 
 
 def paint(
