@@ -11,8 +11,8 @@ import torch
 from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, load_backbone
 from anyv2v.backbones import list_backbones
 from anyv2v.backbones.protocol import Backbone
-from anyv2v.dry_run import cost
 from anyv2v.errors import OptionError
+from anyv2v.fitting import cost
 from golden_data import Golden
 
 # Of the backbones of this package; another package's are its own to test.

@@ -90,6 +90,18 @@ def test_an_unknown_editor_setting_or_model_is_named() -> None:
         choose_editor("color", {"": "somewhere"})
 
 
+def test_settings_of_several_values_have_a_notation(tmp_path) -> None:
+    models = {"": str(tmp_path)}
+    (tmp_path / "model.safetensors").touch()
+    chosen = choose_editor("style-transfer", models, {"style_layers": "conv1_1,conv2_1", "steps": "7"})
+    assert (chosen.settings.style_layers, chosen.settings.steps) == (("conv1_1", "conv2_1"), 7)
+    (tmp_path / "model_index.json").write_text("{}")
+    chosen = choose_editor("diffusers", models, {"extra": '{"eta": 0.5}'})
+    assert chosen.settings.extra == {"eta": 0.5}
+    with pytest.raises(OptionError, match="extra is no JSON object"):
+        choose_editor("diffusers", models, {"extra": "eta=0.5"})
+
+
 def test_what_is_missing_or_of_no_use_is_said() -> None:
     entry = EditorEntry("x", "subject", "a test", "none:None", needs=("reference", "mask"))
     with pytest.raises(OptionError, match="x needs --reference and --mask"):

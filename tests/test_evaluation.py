@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyv2v import Options, load_backbone, read_image, write
-from anyv2v.dry_run import cost
+from anyv2v.fitting import cost
 from anyv2v.errors import OptionError, VideoError
 from anyv2v.evaluation.methods import ABLATIONS, Diffusion, Method, Result, Task, ablated, methods
 from anyv2v.evaluation.metrics import first_frame_adherence, psnr, ssim, warping_error

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from anyv2v import cli
+from anyv2v import cli, list_editors
 from anyv2v.job import InvertJob, read_settings
 from anyv2v.run import run_invert
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "docs/README.md", "CONTRIBUTING.md")}
+NAMES = ("README.md", "docs/README.md", "docs/editors.md", "CONTRIBUTING.md")
+DOCUMENTS = {name: (ROOT / name).read_text() for name in NAMES}
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -35,6 +36,8 @@ def desk(tmp_path, monkeypatch) -> Path:
     """A folder with the bundled clip and its edited frame."""
     for name in ("clip.mp4", "edited.png"):
         shutil.copy(ROOT / "examples/demo" / name, tmp_path)
+    shutil.copy(tmp_path / "edited.png", tmp_path / "dusk.png")
+    monkeypatch.setenv("ANYV2V_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -64,7 +67,7 @@ def invert(checkpoint: str, path: str) -> None:
     run_invert(read_settings(InvertJob, settings))
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/README.md"])
+@pytest.mark.parametrize("document", NAMES[:3])
 def test_python(desk: Path, document: str, tiny: str) -> None:
     for block in blocks(document, "python"):
         exec(block.replace("path/to/checkpoint", tiny), {})
@@ -99,6 +102,13 @@ def test_links_and_make_targets(document: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\S+)", text, re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_every_editor_is_in_the_table() -> None:
+    listed = set(
+        re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", DOCUMENTS["docs/editors.md"], re.M)))
+    )
+    assert {name for name, entry in list_editors().items() if entry.target.startswith("anyv2v.")} <= listed
 
 
 def test_the_table_of_injection_is_the_code_s() -> None:

@@ -517,6 +517,119 @@ def sweep(
         _print_table(next(tables(scores)))
 
 
+evaluation = typer.Typer(help="Compare methods on a dataset: the paper's tables.", no_args_is_help=True)
+app.add_typer(evaluation, name="eval")
+
+Folder = Annotated[Path, typer.Argument(help="A folder of results: METHOD/ENTRY.mp4.", show_default=False)]
+JudgeModels = Annotated[
+    list[str] | None, _option(MACHINE, "Weights of a judge, as clip=folder; may be repeated.", "--judge")
+]
+
+
+@evaluation.command("run")
+def eval_run(
+    manifest: Annotated[Path, typer.Argument(help="JSON Lines or YAML: an edit each.", show_default=False)],
+    output: Annotated[Path, _option(EDIT, "A folder of results.", "--output", "-o")],
+    backbones: Annotated[str, _option(METHOD, "Names, with commas.")] = "flow",
+    variants: Annotated[
+        list[str] | None,
+        _option(METHOD, "ablations, a YAML file, or name:option=value,...; may be repeated."),
+    ] = None,
+    model: Model = None,
+    recipe: Recipe = None,
+    steps: Steps = None,
+    inversion_steps: InversionSteps = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    low_memory: LowMemory = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Edit every entry by every method. What is done already stays; what fails does not stop the others."""
+    names = ("recipe", "steps", "inversion_steps", "device", "dtype", "low_memory")
+    settings = {name: value for name, value in locals().items() if name in names and value is not None}
+    from anyv2v.evaluation.cells import plans, run_cells
+    from anyv2v.evaluation.manifest import read_manifest
+
+    entries, methods = read_manifest(manifest), plans(backbones.split(","), variants or [], model, **settings)
+    with _progress(quiet or as_json) as on_step:
+        cells = list(run_cells(entries, methods, output, on_step=on_step))
+    if as_json:
+        _print_json([asdict(cell) for cell in cells])
+    elif not quiet:
+        states = [cell.state for cell in cells]
+        print(", ".join(f"{states.count(state)} {state}" for state in ("made", "kept", "failed")))
+    failed = [cell for cell in cells if cell.state == "failed"]
+    for cell in failed:
+        print(f"anyv2v: {cell.method}, {cell.entry}: {' '.join(cell.error.split())}", file=sys.stderr)
+    raise typer.Exit(1 if failed else 0)
+
+
+@evaluation.command("score")
+def eval_score(
+    folder: Folder,
+    metrics: Annotated[str | None, _option(METHOD, "Names, with commas. Default: all.")] = None,
+    judge: JudgeModels = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score every clip in a folder of results, by whatever method; clips that were scored before are kept."""
+    _check_bench(overwrite=True)
+    from rich.progress import track
+
+    from anyv2v.evaluation.judges import Judges
+    from anyv2v.evaluation.results import Results
+    from anyv2v.evaluation.scoring import read_scores, score, write_scores
+
+    results, models = Results(folder), dict(text.split("=", 1) for text in judge or [])
+    judges = Judges(device or "auto", models)
+    found = score(results, judges, metrics.split(",") if metrics else None, read_scores(folder))
+    total = len(results.methods) * len(results.entries)
+    silent = quiet or not screen.is_terminal
+    print(write_scores(folder, list(track(found, "score", total, console=screen, disable=silent))))
+
+
+@evaluation.command("table")
+def eval_table(
+    folder: Folder,
+    paper: Annotated[int | None, _option(METHOD, "As the paper's table 1, 2 or 3.")] = None,
+    metrics: Annotated[str | None, _option(METHOD, "Names, with commas. Default: all.")] = None,
+    tasks: Annotated[str | None, _option(METHOD, "Tasks, with commas. Default: all.")] = None,
+    form: Annotated[
+        str | None, _option(TALK, "markdown, latex or csv; else for the terminal.", "--format")
+    ] = None,
+) -> None:
+    """Methods by metrics, with intervals and tests: best in bold, second underlined."""
+    _check_bench(overwrite=True)
+    from anyv2v.evaluation.tables import as_rich, rendered
+    from anyv2v.evaluation.views import tables_of
+
+    for table in tables_of(folder, paper, metrics and metrics.split(","), tasks and tasks.split(",")):
+        if form:
+            print(rendered(table, form))
+        else:
+            _print_table(as_rich(table))
+
+
+@evaluation.command("report")
+def eval_report(
+    folder: Folder,
+    output: Annotated[
+        Path | None, _option(EDIT, "A page of HTML. Default: report.html in it.", "--output", "-o")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write one page: tables, plots, and the clips of every entry beside each other, in step."""
+    path = output or folder / "report.html"
+    _check_bench(path, overwrite=overwrite)
+    from anyv2v.evaluation.page import write_page
+    from anyv2v.evaluation.results import Results
+    from anyv2v.evaluation.views import tables_of
+
+    write_page(path, Results(folder), tables_of(folder), overwrite=bool(overwrite))
+    print(path)
+
+
 def _check_bench(*files: Path | None, overwrite: bool | None) -> None:
     """See before the work begins that scores can be made and written."""
     if find_spec("skimage") is None or find_spec("matplotlib") is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anyv2v.backbones import Choice, load_choice
-from anyv2v.fitting import check_levels, check_options, clip_spec
+from anyv2v.fitting import check_levels, check_options, clip_spec, cost
 from anyv2v.job import EditJob
 from anyv2v.run import check, span_for
 from anyv2v.still import check_still
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
     from anyv2v.options import Options
 
-__all__ = ["Cost", "Plan", "cost", "dry_run"]
+__all__ = ["Plan", "dry_run"]
 
 
 @dataclass(frozen=True)
@@ -107,26 +107,6 @@ def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
         network_rows=work.rows,
         memory=_memory(backbone, spec, options, low_memory=job.low_memory),
     )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run asks of the net: calls, and rows of the batch summed over all calls."""
-
-    calls: int
-    rows: int
-
-
-def cost(backbone: Backbone, options: Options, *, inverted: bool = False) -> Cost:
-    """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
-    inversion = 0 if inverted else options.inversion_steps
-    sampling = options.steps - options.skip
-    branches = backbone.rows(options)
-    if options.source_branch == "always":
-        return Cost(inversion + sampling, inversion + sampling * (1 + branches))
-    plan = backbone.bank.plan(options)
-    recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
-    return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
 
 
 def _dtype(job: EditJob) -> str:

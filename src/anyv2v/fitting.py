@@ -1,8 +1,8 @@
-"""How a clip and a backbone meet: size, frame rate, noise levels. Worked out before the work begins."""
+"""How a clip and a backbone meet: size, frame rate, noise levels, cost. Worked out before the work begins."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from anyv2v.schedule import Schedule
 
 __all__ = [
+    "Cost",
     "check_levels",
     "check_options",
     "check_size",
     "clip_spec",
+    "cost",
     "fit_frame",
     "fit_frames",
     "source_level",
@@ -93,6 +95,26 @@ def check_levels(backbone: Backbone, options: Options) -> None:
         f"{options.inversion_steps} inversion steps do not pass all levels of {options.steps} sampling "
         f"steps; these do: {', '.join(map(str, fits[:6]))}"
     )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run asks of the net: calls, and rows of the batch summed over all calls."""
+
+    calls: int
+    rows: int
+
+
+def cost(backbone: Backbone, options: Options, *, inverted: bool = False) -> Cost:
+    """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
+    inversion = 0 if inverted else options.inversion_steps
+    sampling = options.steps - options.skip
+    branches = backbone.rows(options)
+    if options.source_branch == "always":
+        return Cost(inversion + sampling, inversion + sampling * (1 + branches))
+    plan = backbone.bank.plan(options)
+    recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
+    return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
 
 
 def _levels(schedule: Schedule, steps: int) -> set[int]:

@@ -17,7 +17,7 @@ class Step:
     """Where a run stands.
 
     Attributes:
-        stage: ``load``, ``edit frame``, ``encode``, ``invert``, ``propagate`` or ``decode``.
+        stage: ``load``, ``edit frame``, ``encode``, ``invert``, ``propagate``, ``decode`` and the like.
         done: Steps of the stage that are finished.
         total: Steps that the stage has.
         level: The noise level just reached; negative is clean.

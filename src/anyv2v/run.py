@@ -19,7 +19,7 @@ from anyv2v.backbones import Carrier, Choice, choose, load_choice, recipe
 from anyv2v.drafts import check_file
 from anyv2v.edit import diffuse, invert_video
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
-from anyv2v.fitting import fit_frame, source_levels, start_level
+from anyv2v.fitting import cost, fit_frame, source_levels, start_level
 from anyv2v.flow import FlowReport
 from anyv2v.job import EditJob, FrameJob, InvertJob, Job, StillJob, VideoJob
 from anyv2v.options import Options
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from anyv2v.editors import EditorChoice
 
 __all__ = ["Outcome", "check", "run_edit", "run_frame", "run_invert", "span_for"]
+
+
+Load = Callable[..., "Backbone | Carrier"]  # as ``load_choice``
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,13 @@ class Outcome:
     notices: list[str] = field(default_factory=list)
 
 
-def run_edit(job: EditJob, on_step: OnStep = ignore) -> Outcome:
+def run_edit(job: EditJob, on_step: OnStep = ignore, load: Load = load_choice) -> Outcome:
     """Edit a clip: write the result, its contact sheet and its sidecar.
+
+    Args:
+        job: What to do.
+        on_step: Told of every step.
+        load: Loads the backbone; for callers that keep one for many jobs.
 
     Raises:
         UserError: Anything that the user can mend.
@@ -74,7 +82,7 @@ def run_edit(job: EditJob, on_step: OnStep = ignore) -> Outcome:
         return _to_choose(job, watch)
     first_frame, reel = still.frame, Reel() if job.sheet else Reel(limit=0)
     with _memory_errors():
-        rendering = _render(job, choice, first_frame, watch)
+        rendering = _render(job, choice, first_frame, watch, load)
         frames = reel.watch(rendering.pairs)
         write(job.output, frames, rendering.fps, rendering.audio, overwrite=job.overwrite)
     if job.sheet:
@@ -232,9 +240,9 @@ def _facts(job: Job) -> dict[str, Any]:
     }
 
 
-def _load(job: VideoJob, choice: Choice, watch: Stopwatch) -> Backbone | Carrier:
+def _load(job: VideoJob, choice: Choice, watch: Stopwatch, load: Load = load_choice) -> Backbone | Carrier:
     watch(Step("load", 0, 1))
-    model = load_choice(choice, device=job.device, dtype=job.dtype, low_memory=job.low_memory)
+    model = load(choice, device=job.device, dtype=job.dtype, low_memory=job.low_memory)
     watch(Step("load", 1, 1))
     return model
 
@@ -258,8 +266,8 @@ class Rendering:
     findings: Callable[[], dict[str, Any]]
 
 
-def _render(job: EditJob, choice: Choice, first_frame: Frame, watch: Stopwatch) -> Rendering:
-    model = _load(job, choice, watch)
+def _render(job: EditJob, choice: Choice, first_frame: Frame, watch: Stopwatch, load: Load) -> Rendering:
+    model = _load(job, choice, watch, load)
     if isinstance(model, Carrier):
         return _by_carrier(job, model, first_frame, watch)
     return _by_diffusion(job, choice, model, first_frame, watch)
@@ -297,6 +305,7 @@ def _flow_findings(report: FlowReport) -> dict[str, Any]:
 def _by_diffusion(
     job: EditJob, choice: Choice, backbone: Backbone, first_frame: Frame, watch: Stopwatch
 ) -> Rendering:
+    _watch_peak(backbone)
     video, trajectory, steps = _read(job, backbone.spec), None, job.options.inversion_steps
     if job.trajectory:
         about = identity(backbone, choice.checkpoint, video, job.options)
@@ -306,7 +315,26 @@ def _by_diffusion(
     )
     sizes = video.size, job.options.size or backbone.spec.size
     pairs = zip(video.frames, result.frames, strict=True)
-    return Rendering(pairs, result.fps, result.audio, sizes, lambda: {"inversion_steps": steps})
+    work = cost(backbone, job.options, inverted=job.trajectory is not None)
+    found = {"inversion_steps": steps, "network_calls": work.calls, "network_rows": work.rows}
+    return Rendering(pairs, result.fps, result.audio, sizes, lambda: found | {"peak_bytes": _peak(backbone)})
+
+
+def _watch_peak(backbone: Backbone) -> None:
+    """Forget what other jobs held."""
+    if backbone.device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(backbone.device)
+
+
+def _peak(backbone: Backbone) -> int | None:
+    """The most memory that was held on the GPU, in bytes; nothing without one."""
+    if backbone.device.type != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated(backbone.device)
 
 
 def span_for(job: VideoJob, spec: VideoSpec) -> Clip:

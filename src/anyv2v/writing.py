@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -32,10 +32,12 @@ def write(
     audio: AudioTrack | None = None,
     *,
     overwrite: bool = False,
+    crf: int | None = None,
 ) -> Path:
     """Write frames of one size, taking them one by one, in the format that the suffix of the path names.
 
-    .mp4: H.264 of high quality, bt709, odd sizes grown by a pixel; ``audio`` is cut to the frames' length.
+    .mp4: H.264, bt709, odd sizes grown by a pixel; of high quality, unless ``crf`` (0 to 51, larger is
+    smaller and worse) says otherwise; ``audio`` is cut to the frames' length.
     .gif, .webp: endless animations, without sound; a WebP stays in memory until it is whole.
     No suffix: a folder of 00000.png, 00001.png, ... without sound.
 
@@ -44,7 +46,7 @@ def write(
     path = check_output(path, overwrite=overwrite)
     with draft(path, overwrite=overwrite) as temporary:
         if path.suffix:
-            _encode(temporary, iter(frames), ratio(fps), audio)
+            _encode(temporary, iter(frames), ratio(fps), audio, {} if crf is None else {"crf": str(crf)})
         else:
             _write_stills(temporary, frames)
     return path
@@ -74,12 +76,14 @@ def _write_stills(folder: Path, frames: Iterable[Frame]) -> None:
         Image.fromarray(frame).save(folder / f"{k:05}.png")
 
 
-def _encode(path: Path, frames: Iterator[Frame], fps: Fraction, audio: AudioTrack | None) -> None:
+def _encode(
+    path: Path, frames: Iterator[Frame], fps: Fraction, audio: AudioTrack | None, more: Mapping[str, str]
+) -> None:
     kind = _FORMATS[path.suffix.lower()]
     pictures = map(kind.picture, frames)
     first = next(pictures)
     with av.open(path, "w", options=kind.container_options) as container:
-        stream = container.add_stream(kind.codec, rate=fps, options=kind.codec_options)
+        stream = container.add_stream(kind.codec, rate=fps, options={**kind.codec_options, **more})
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, first.format.name
         sound = _Sound(container, audio) if audio and kind.sounds else None
         for k, picture in enumerate(chain([first], pictures)):

@@ -7,8 +7,9 @@ editor with an entry point in the group ``anyv2v.editors`` that names an ``Edito
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -176,12 +177,25 @@ def _settings(entry: EditorEntry, given: Mapping[str, Any]) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     kind = _class_of(entry).Settings
-    known = [f.name for f in fields(kind)]
-    for name in given.keys() - set(known):
+    known = {f.name: f for f in fields(kind)}
+    for name in given.keys() - known.keys():
         raise OptionError(f"{entry.name} has no setting {name!r}; there are {', '.join(known) or 'none'}")
+    parsed = {name: _parsed(known[name], value) for name, value in given.items()}
     try:
-        return TypeAdapter(kind).validate_python({**entry.settings, **given})
+        return TypeAdapter(kind).validate_python({**entry.settings, **parsed})
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join(map(str, first["loc"]))
         raise OptionError(f"{entry.name}, {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+def _parsed(setting: Field[Any], value: Any) -> Any:
+    """A text for what is none: names with commas, or a JSON object."""
+    if isinstance(setting.default, tuple) and isinstance(value, str):
+        return value.split(",")
+    if setting.default_factory is dict and isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise OptionError(f"{setting.name} is no JSON object: {error}") from error
+    return value

@@ -214,6 +214,14 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         ),
     ),
     EditorEntry(
+        "style-transfer",
+        "style",
+        "paints the frame like the reference: Gatys' neural style transfer on VGG-19",
+        "anyv2v.editors.style_transfer:StyleTransfer",
+        needs=("reference",),
+        weights=(Weights("timm/vgg19.tv_in1k", 0.57, "BSD-3-Clause", ("model.safetensors",)),),
+    ),
+    EditorEntry(
         "instant-style",
         "style",
         "InstantStyle: the frame in the style of the reference, its contours kept",
