@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyv2v import Options, load_backbone, read_image, write
-from anyv2v.fitting import cost
 from anyv2v.errors import OptionError, VideoError
 from anyv2v.evaluation.methods import ABLATIONS, Diffusion, Method, Result, Task, ablated, methods
 from anyv2v.evaluation.metrics import first_frame_adherence, psnr, ssim, warping_error
 from anyv2v.evaluation.propagation import METRICS, estimate, real_cases, rendered_cases, run, summarise
 from anyv2v.evaluation.sweep import knobs_of, turned
+from anyv2v.fitting import cost
 from conftest import scene
 
 HALF = np.zeros((6, 64, 96), bool)

@@ -18,7 +18,7 @@ from anyv2v.job import InvertJob, read_settings
 from anyv2v.run import run_invert
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("README.md", "docs/README.md", "docs/editors.md", "CONTRIBUTING.md")
+NAMES = ("README.md", "docs/README.md", "docs/editors.md", "docs/evaluation.md", "CONTRIBUTING.md")
 DOCUMENTS = {name: (ROOT / name).read_text() for name in NAMES}
 
 

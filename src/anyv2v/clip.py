@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,8 @@ __all__ = ["CLIP", "WEIGHTS"]
 WEIGHTS = Weights(
     "openai/clip-vit-large-patch14", 1.7, "MIT", ("*.json", "*.txt", "model.safetensors"), role="clip"
 )
+
+BATCH = 16  # frames that it sees at once
 
 
 class CLIP:
@@ -51,10 +53,11 @@ class CLIP:
         return cls(model, processor, tokenizer)
 
     @torch.no_grad()
-    def pictures(self, frames: Sequence[Frame]) -> Tensor:
+    def pictures(self, frames: Iterable[Frame]) -> Tensor:
         """``[n, d]``, float32, of frames ``[H, W, 3]``."""
         pixels = self.processor(list(frames), return_tensors="pt").pixel_values
-        return _unit(self.model.get_image_features(pixels.to(self.model.device, self.model.dtype)))
+        batches = pixels.to(self.model.device, self.model.dtype).split(BATCH)
+        return torch.cat([_unit(self.model.get_image_features(batch)) for batch in batches])
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:

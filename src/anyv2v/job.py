@@ -18,7 +18,7 @@ from anyv2v.errors import OptionError
 from anyv2v.options import Options
 from anyv2v.video import Clip, Size
 
-__all__ = ["EditJob", "FrameJob", "InvertJob", "Job", "StillJob", "VideoJob", "read_settings"]
+__all__ = ["EditJob", "FrameJob", "InvertJob", "Job", "StillJob", "TrialJob", "VideoJob", "read_settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,20 +156,14 @@ class FrameJob(StillJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditJob(VideoJob, StillJob):
-    """Edit a clip: both stages.
+class TrialJob(VideoJob, StillJob):
+    """Edit a clip by both stages, whatever is kept of it.
 
     Attributes:
         prompt: What the edited clip shows.
-        trajectory: An inversion of the clip that ``anyv2v invert`` kept.
-        sheet: Where to put a contact sheet of source and edit, if anywhere.
-        save_frame: Where to put the edited first frame, if anywhere.
     """
 
     prompt: str = ""
-    trajectory: Path | None = None
-    sheet: Path | None = None
-    save_frame: Path | None = None
 
     @property
     def first_seed(self) -> int:
@@ -180,6 +174,21 @@ class EditJob(VideoJob, StillJob):
     def text(self) -> str:
         """See ``StillJob``."""
         return self.prompt or self.instruction
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditJob(TrialJob):
+    """Edit a clip.
+
+    Attributes:
+        trajectory: An inversion of the clip that ``anyv2v invert`` kept.
+        sheet: Where to put a contact sheet of source and edit, if anywhere.
+        save_frame: Where to put the edited first frame, if anywhere.
+    """
+
+    trajectory: Path | None = None
+    sheet: Path | None = None
+    save_frame: Path | None = None
 
 
 J = TypeVar("J", bound=Job)

@@ -35,7 +35,21 @@ if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
     from anyv2v.editors import EditorChoice
 
-__all__ = ["Outcome", "check", "run_edit", "run_frame", "run_invert", "span_for"]
+__all__ = [
+    "Outcome",
+    "Stopwatch",
+    "check",
+    "first_frame_for",
+    "load_for",
+    "memory_errors",
+    "origin_of",
+    "read_clip",
+    "run_edit",
+    "run_frame",
+    "run_invert",
+    "span_for",
+    "to_choose",
+]
 
 
 Load = Callable[..., "Backbone | Carrier"]  # as ``load_choice``
@@ -76,12 +90,12 @@ def run_edit(job: EditJob, on_step: OnStep = ignore, load: Load = load_choice) -
         UserError: Anything that the user can mend.
     """
     choice, editor, watch = check(job), check_still(job), Stopwatch(on_step)
-    origin = _origin(job, choice)
-    still = _still(job, editor, watch)
+    origin = origin_of(job, choice)
+    still = first_frame_for(job, editor, watch)
     if still.frame is None:
-        return _to_choose(job, watch)
+        return to_choose(job, watch)
     first_frame, reel = still.frame, Reel() if job.sheet else Reel(limit=0)
-    with _memory_errors():
+    with memory_errors():
         rendering = _render(job, choice, first_frame, watch, load)
         frames = reel.watch(rendering.pairs)
         write(job.output, frames, rendering.fps, rendering.audio, overwrite=job.overwrite)
@@ -104,18 +118,18 @@ def run_frame(job: FrameJob, on_step: OnStep = ignore) -> Outcome:
     _check_files(job)
     editor, watch = check_still(job), Stopwatch(on_step)
     origin = _facts(job)
-    still = _still(job, editor, watch)
+    still = first_frame_for(job, editor, watch)
     if still.frame is None:
-        return _to_choose(job, watch)
+        return to_choose(job, watch)
     write_image(job.output, still.frame, overwrite=job.overwrite)
     result = {"seconds": watch.seconds, **still.findings}
     sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
     return Outcome(job.output, sidecar, None, sheet_of(job), 1, watch.seconds)
 
 
-def _still(job: StillJob, editor: EditorChoice, watch: Stopwatch) -> Still:
+def first_frame_for(job: StillJob, editor: EditorChoice, watch: Stopwatch) -> Still:
     """Edit the first frame, and write at once what came of it: a person's work, and hours of a machine's."""
-    with _memory_errors():
+    with memory_errors():
         still = edit_still(job, editor, watch)
     if still.sheet is not None and (path := sheet_of(job)):
         write_image(path, still.sheet, overwrite=job.overwrite)
@@ -124,7 +138,7 @@ def _still(job: StillJob, editor: EditorChoice, watch: Stopwatch) -> Still:
     return still
 
 
-def _to_choose(job: StillJob, watch: Stopwatch) -> Outcome:
+def to_choose(job: StillJob, watch: Stopwatch) -> Outcome:
     notice = f"choose, and run the same with --pick 1 to {job.candidates}: no first frame is made twice"
     return Outcome(None, None, None, sheet_of(job), seconds=watch.seconds, notices=[notice])
 
@@ -136,10 +150,10 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
         UserError: Anything that the user can mend.
     """
     choice, watch = check(job), Stopwatch(on_step)
-    origin = _origin(job, choice)
-    with _memory_errors():
-        backbone: Any = _load(job, choice, watch)
-        video = _read(job, backbone.spec)
+    origin = origin_of(job, choice)
+    with memory_errors():
+        backbone: Any = load_for(job, choice, watch)
+        video = read_clip(job, backbone.spec)
         trajectory = invert_video(backbone, video, job.options, on_step=watch)
     asked = {start_level(backbone, job.options), *source_levels(backbone, job.options)}
     kept = trajectory.on(sorted(asked & trajectory.latents.keys()))  # skipped steps may have been passed by
@@ -227,7 +241,7 @@ def _inputs(job: Job) -> dict[str, Path]:
     return inputs | ({"trajectory": trajectory} if trajectory else {})
 
 
-def _origin(job: VideoJob, choice: Choice) -> dict[str, Any]:
+def origin_of(job: VideoJob, choice: Choice) -> dict[str, Any]:
     return {"backbone": choice.entry.name, "checkpoint": choice.checkpoint} | _facts(job)
 
 
@@ -240,7 +254,7 @@ def _facts(job: Job) -> dict[str, Any]:
     }
 
 
-def _load(job: VideoJob, choice: Choice, watch: Stopwatch, load: Load = load_choice) -> Backbone | Carrier:
+def load_for(job: VideoJob, choice: Choice, watch: Stopwatch, load: Load = load_choice) -> Backbone | Carrier:
     watch(Step("load", 0, 1))
     model = load(choice, device=job.device, dtype=job.dtype, low_memory=job.low_memory)
     watch(Step("load", 1, 1))
@@ -267,7 +281,7 @@ class Rendering:
 
 
 def _render(job: EditJob, choice: Choice, first_frame: Frame, watch: Stopwatch, load: Load) -> Rendering:
-    model = _load(job, choice, watch, load)
+    model = load_for(job, choice, watch, load)
     if isinstance(model, Carrier):
         return _by_carrier(job, model, first_frame, watch)
     return _by_diffusion(job, choice, model, first_frame, watch)
@@ -306,7 +320,7 @@ def _by_diffusion(
     job: EditJob, choice: Choice, backbone: Backbone, first_frame: Frame, watch: Stopwatch
 ) -> Rendering:
     _watch_peak(backbone)
-    video, trajectory, steps = _read(job, backbone.spec), None, job.options.inversion_steps
+    video, trajectory, steps = read_clip(job, backbone.spec), None, job.options.inversion_steps
     if job.trajectory:
         about = identity(backbone, choice.checkpoint, video, job.options)
         trajectory, steps = load_trajectory(job.trajectory, about, backbone.device)
@@ -343,7 +357,7 @@ def span_for(job: VideoJob, spec: VideoSpec) -> Clip:
     return job.span if keeps else replace(job.span, fps=spec.fps)
 
 
-def _read(job: VideoJob, spec: VideoSpec) -> Video:
+def read_clip(job: VideoJob, spec: VideoSpec) -> Video:
     """As many frames as were asked for, or at most the backbone's own number."""
     clip = span_for(job, spec)
     limit = None if job.frames or job.duration else spec.frames
@@ -399,7 +413,7 @@ class Stopwatch:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:

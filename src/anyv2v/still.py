@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyv2v.editors import EditorChoice, Input, check_inputs, choose_editor, editor_named, load_editor_choice
 from anyv2v.errors import EditorError, OptionError, WeightsMissing
-from anyv2v.job import EditJob, StillJob
+from anyv2v.job import StillJob, TrialJob
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.sheet import gallery
 from anyv2v.store import frame_key, keep_frame, kept_frame
@@ -111,7 +111,7 @@ def edit_still(job: StillJob, choice: EditorChoice, on_step: OnStep = ignore) ->
     Raises:
         UserError: Anything that the user can mend.
     """
-    if isinstance(job, EditJob) and job.first_frame and "mask" not in _given(job):
+    if isinstance(job, TrialJob) and job.first_frame and "mask" not in _given(job):
         return Still(read_image(job.first_frame))  # it is scaled once, to where the video model works
     request = _request(job, choice)
     seeds = [job.first_seed + k for k in range(job.candidates)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyv2v.editors.entry import EditorEntry
 from anyv2v.weights import Weights
 
-__all__ = ["BUILT_IN"]
+__all__ = ["BUILT_IN", "VGG19"]
 
 _SDXL = Weights(
     "stabilityai/stable-diffusion-xl-base-1.0",
@@ -31,6 +31,8 @@ _MEGAPIXEL = 1_000_000  # a bit less, as FLUX.2 and Kontext scale what is above 
 _KLEIN = Weights("black-forest-labs/FLUX.2-klein-4B", 16.0, "Apache-2.0", _PIPELINE_FILES)
 _PIX2PIX = {"steps": 100, "guidance_scale": 7.5, "image_guidance_scale": 1.5, "area": 512 * 512}
 _QWEN = {"steps": 40, "true_cfg_scale": 4.0, "negative_prompt": " ", "area": _MEGAPIXEL}
+
+VGG19 = Weights("timm/vgg19.tv_in1k", 0.57, "BSD-3-Clause", ("model.safetensors",))
 
 BUILT_IN: tuple[EditorEntry, ...] = (
     EditorEntry(
@@ -219,7 +221,7 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         "paints the frame like the reference: Gatys' neural style transfer on VGG-19",
         "anyv2v.editors.style_transfer:StyleTransfer",
         needs=("reference",),
-        weights=(Weights("timm/vgg19.tv_in1k", 0.57, "BSD-3-Clause", ("model.safetensors",)),),
+        weights=(VGG19,),
     ),
     EditorEntry(
         "instant-style",

@@ -1,0 +1,123 @@
+"""Score every clip in a folder of results, by whatever method it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyv2v.drafts import draft
+from anyv2v.errors import OptionError
+from anyv2v.evaluation.manifest import Entry
+from anyv2v.evaluation.measures import METRICS, Sample, measured
+from anyv2v.evaluation.results import SCORES, Results
+from anyv2v.sidecar import sha256
+from anyv2v.video import Size
+
+if TYPE_CHECKING:
+    from anyv2v.evaluation.judges import Judges
+
+__all__ = ["Score", "read_scores", "score", "write_scores"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a method scored on an entry.
+
+    Attributes:
+        method: The method.
+        entry: Name of the entry.
+        task: Of the entry.
+        clip: The hash of what was scored.
+        metrics: Numbers by metric; one that does not apply is left out.
+        missing: Why there is no number, by metric.
+    """
+
+    method: str
+    entry: str
+    task: str
+    clip: str
+    metrics: Mapping[str, float]
+    missing: Mapping[str, str]
+
+
+def score(
+    results: Results,
+    judges: Judges,
+    metrics: Sequence[str] | None = None,
+    known: Sequence[Score] = (),
+) -> Iterator[Score]:
+    """Score each clip; one that was scored before, and is the same, keeps its scores.
+
+    Args:
+        results: The folder.
+        judges: The models that some metrics need.
+        metrics: Names of metrics; all if left out.
+        known: Earlier scores.
+
+    Raises:
+        OptionError: There is no such metric.
+    """
+    names = list(metrics or METRICS)
+    if unknown := [name for name in names if name not in METRICS]:
+        raise OptionError(f"no metric {unknown[0]!r}; there are {', '.join(METRICS)}")
+    earlier = {(old.method, old.entry, old.clip): old for old in known}
+    for method in results.methods:
+        for entry in results.entries:
+            if path := results.clip(method, entry):
+                clip = sha256([path])
+                old = earlier.get(
+                    (method, entry.name, clip), Score(method, entry.name, entry.task, clip, {}, {})
+                )
+                yield _completed(old, results, entry, judges, names)
+
+
+def _completed(old: Score, results: Results, entry: Entry, judges: Judges, names: Sequence[str]) -> Score:
+    """A score with the metrics that it lacked."""
+    if not (lacking := [name for name in names if name not in old.metrics]):
+        return old
+    found = measured(_sample(results, old.method, entry), judges, lacking)
+    numbers = {name: value for name, value in found.items() if not isinstance(value, str)}
+    reasons = {name: value for name, value in found.items() if isinstance(value, str)}
+    return replace(old, metrics={**old.metrics, **numbers}, missing=reasons)
+
+
+def _sample(results: Results, method: str, entry: Entry) -> Sample:
+    edited = results.edited(method, entry)
+    source = results.source_like(entry, edited)
+    frames = edited.frames[: len(source)]
+    said = results.sidecar(method, entry)
+    return Sample(
+        frames,
+        source.frames,
+        results.edited_first(entry, edited.size),
+        entry.prompt or str(entry.settings.get("instruction", "")),
+        results.mask(entry, Size.of(frames[0])),
+        **_cost(said),
+    )
+
+
+def _cost(sidecar: Mapping[str, Any]) -> dict[str, float]:
+    """What a method of ours cost, as it said itself."""
+    cost = {name: float(sidecar[name]) for name in ("network_rows", "peak_bytes") if sidecar.get(name)}
+    if seconds := sidecar.get("seconds"):
+        cost["seconds"] = sum(seconds.values())
+    return cost
+
+
+def write_scores(folder: Path, scores: Sequence[Score]) -> Path:
+    """Write the scores of a folder of results, whole or not at all. Raises OutputError."""
+    path = folder / SCORES
+    with draft(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps([asdict(found) for found in scores], indent=1) + "\n")
+    return path
+
+
+def read_scores(folder: Path) -> list[Score]:
+    """The scores of a folder of results; none if there are none yet, or they are of no use."""
+    try:
+        return [Score(**row) for row in json.loads((folder / SCORES).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
