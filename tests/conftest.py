@@ -16,6 +16,14 @@ from anyv2v.backbones.protocol import Backbone
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Where the test keeps what it makes; nobody else's."""
+    folder = tmp_path_factory.mktemp("kept") / "cache"
+    monkeypatch.setenv("ANYV2V_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny() -> str:
     """A checkpoint of I2VGen-XL's layout with tiny random nets."""

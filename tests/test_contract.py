@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, load_backbone
+from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, load_backbone, recipe
 from anyv2v.backbones import list_backbones
 from anyv2v.backbones.protocol import Backbone
 from anyv2v.errors import OptionError
@@ -123,13 +123,42 @@ def test_the_cost_is_what_was_foretold(
         with pytest.raises(OptionError, match="has no image guidance"):
             diffuse(backbone, Video(frames, spec.fps), frames[1], "a blue cat", options)
         return
+    assert_cost_is_foretold(backbone, Video(frames, spec.fps), options)
+
+
+def assert_cost_is_foretold(backbone: Backbone, video: Video, options: Options) -> None:
     rows: list[int] = []
     hook = backbone.net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-    result = diffuse(backbone, Video(frames, spec.fps), frames[1], "a blue cat", options)
+    result = diffuse(backbone, video, video.frames[1], "a blue cat", options)
     hook.remove()
     expected = cost(backbone, options)
     assert (len(rows), sum(rows)) == (expected.calls, expected.rows)
-    assert result.frames.shape == frames.shape
+    assert result.frames.shape == video.frames.shape
+
+
+@pytest.mark.parametrize(
+    ("inversion", "source_branch"),
+    [("ddim", "recorded"), ("uni", "recorded"), ("fixed-point", "recorded"), ("midpoint", "injecting")],
+)
+def test_the_cost_of_every_inversion_is_what_was_foretold(
+    backbone: Backbone, frames: np.ndarray, spec: VideoSpec, inversion: str, source_branch: str
+) -> None:
+    options = Options(
+        steps=5,
+        inversion_steps=5,
+        guidance=9,
+        size=spec.size,
+        inversion=inversion,
+        source_branch=source_branch,
+    )
+    assert_cost_is_foretold(backbone, Video(frames, spec.fps), options)
+
+
+def test_a_fast_edit_asks_the_net_150_times_and_a_second_one_100_times(backbone: Backbone) -> None:
+    """Guidance included, where the reference asks 500 + 3 x 49 times."""
+    options = recipe("fast", backbone=backbone.name)
+    assert cost(backbone, options).rows <= 150
+    assert cost(backbone, options, inverted=True).rows <= 100
 
 
 def test_half_precision_stays_near(backbone: Backbone, frames: np.ndarray, conditions: Condition) -> None:

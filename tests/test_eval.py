@@ -145,7 +145,6 @@ def footage(folder: Path) -> list[str]:
 @pytest.fixture
 def dataset(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ANYV2V_CACHE", str(tmp_path / "cache"))
     write_image(tmp_path / "dusk.png", (scene(1)[0] * [1.0, 0.7, 0.4]).astype(np.uint8))
     same = {"editor": "color", "reference": "dusk.png", "prompt": "dusk", "size": "64x64"}
     tasks = dict(zip(footage(tmp_path), ("prompt", "style", "style"), strict=True))

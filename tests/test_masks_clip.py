@@ -11,14 +11,13 @@ import transformers
 from transformers import CLIPConfig, CLIPModel, Sam2Config, Sam2Model
 
 from anyv2v.clip import CLIP
-from anyv2v.editors.protocol import Machine
 from anyv2v.editors.ranking import score
 from anyv2v.editors.sam import segment
 from anyv2v.errors import CheckpointError, OptionError
 from conftest import scene
 
 FRAME = scene(1, 68, 100)[0][:97, :65]
-CPU = Machine(torch.device("cpu"), torch.float32)
+CPU = torch.device("cpu")
 SIDE = 64
 
 
@@ -79,11 +78,11 @@ def asked(monkeypatch) -> dict:
 
 
 def test_a_point_is_asked_in_pixels_of_the_square_and_the_surest_mask_is_taken(sam, asked) -> None:
-    mask = segment(FRAME, [(13, 48), (0, 97)], None, sam, CPU)
+    mask = segment(FRAME, [(13, 48), (0, 96)], None, sam, CPU)
     assert mask.shape == FRAME.shape[:2]
     assert mask.dtype == bool
     points = asked["input_points"][0, 0].tolist()
-    assert points == [pytest.approx([13 * SIDE / 65, 48 * SIDE / 97]), pytest.approx([0, SIDE])]
+    assert points == [pytest.approx([13 * SIDE / 65, 48 * SIDE / 97]), pytest.approx([0, 96 * SIDE / 97])]
     assert asked["input_labels"].tolist() == [[[1, 1]]]
     masks, sureness = asked["said"].pred_masks[0, 0], asked["said"].iou_scores[0, 0]
     assert len(masks) == len(sureness) == 3
@@ -108,8 +107,10 @@ def test_sam_sees_the_whole_frame_normalised(sam, asked) -> None:
 
 
 def test_what_is_not_on_the_frame_cannot_be_pointed_at(sam) -> None:
-    with pytest.raises(OptionError, match=r"the point 66,3 lies outside of the frame \(65x97\)"):
-        segment(FRAME, [(66, 3)], None, sam, CPU)
+    with pytest.raises(OptionError, match=r"the point 65,3 lies outside of the frame \(65x97\)"):
+        segment(FRAME, [(65, 3)], None, sam, CPU)
+    with pytest.raises(OptionError, match=r"the box 30,30,10,10 is no box within the frame"):
+        segment(FRAME, [], (30, 30, 10, 10), sam, CPU)
 
 
 def test_weights_of_another_model_are_no_sam(tmp_path) -> None:

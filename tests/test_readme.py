@@ -37,7 +37,6 @@ def desk(tmp_path, monkeypatch) -> Path:
     for name in ("clip.mp4", "edited.png"):
         shutil.copy(ROOT / "examples/demo" / name, tmp_path)
     shutil.copy(tmp_path / "edited.png", tmp_path / "dusk.png")
-    monkeypatch.setenv("ANYV2V_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

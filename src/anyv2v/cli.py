@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from anyv2v import flags
+import anyv2v.flags as flags
+from anyv2v.cli_cache import cache
 from anyv2v.cli_evaluation import bench, evaluation, inspect, study, sweep_clip
 from anyv2v.errors import AnyV2VError
 from anyv2v.terminal import do, print_json, screen, settings_of_line, show
@@ -36,6 +37,7 @@ app = typer.Typer(
     **flags.WORDS,
     sheet=flags.Sheet,
     trajectory=flags.Trajectory,
+    cache=flags.Cache,
     overwrite=flags.Overwrite,
     **flags.SPAN,
     restore=flags.Restore,
@@ -215,6 +217,7 @@ app.command("sweep")(sweep_clip)
 app.add_typer(bench, name="bench")
 app.add_typer(evaluation, name="eval")
 app.add_typer(study, name="study")
+app.add_typer(cache, name="cache")
 
 
 @app.callback(invoke_without_command=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anyv2v import flags
+import anyv2v.flags as flags
 from anyv2v.errors import OptionError
 from anyv2v.terminal import among, do, print_json, print_table, progress, screen
 

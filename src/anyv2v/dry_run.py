@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anyv2v.backbones import Choice, load_choice
-from anyv2v.fitting import check_levels, check_options, clip_spec, cost
+from anyv2v.fitting import cost
 from anyv2v.job import EditJob
-from anyv2v.run import check, span_for
+from anyv2v.run import check, read_clip, span_for, spec_for
+from anyv2v.source import inversion_at_hand
 from anyv2v.still import check_still
-from anyv2v.video import Video, read_image
+from anyv2v.video import read_image
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
@@ -36,6 +37,7 @@ class Plan:
         output: Size of the result.
         frames: Number of frames; none if the container does not say.
         fps: Frames per second.
+        inversion_at_hand: Whether the clip need not be inverted.
         steps: Steps by stage.
         injecting: Steps that inject, by kind of feature.
         network_calls: Calls of the net.
@@ -53,6 +55,7 @@ class Plan:
     output: str
     frames: int | None
     fps: float
+    inversion_at_hand: bool = False
     steps: Mapping[str, int] = field(default_factory=dict)
     injecting: Mapping[str, int] = field(default_factory=dict)
     network_calls: int = 0
@@ -79,14 +82,9 @@ def dry_run(job: EditJob) -> Plan:
 def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
     backbone: Any = load_choice(choice, device="meta", dtype=_dtype(job))
     clip, options = span_for(job, backbone.spec), job.options
-    limit = None if job.frames or job.duration else backbone.spec.frames
-    blank = np.zeros((1, clip.size.height, clip.size.width, 3), np.uint8)
-    spec = clip_spec(backbone, Video(blank, clip.rate), options)
-    spec = replace(spec, frames=min(filter(None, (clip.expected, limit)), default=backbone.spec.frames))
-    check_options(backbone, options)
-    if not job.trajectory:
-        check_levels(backbone, options)
-    work = cost(backbone, options, inverted=job.trajectory is not None)
+    spec = spec_for(job, backbone)
+    at_hand = job.trajectory is not None or _kept(job, choice, backbone)
+    work = cost(backbone, options, inverted=at_hand)
     injection = backbone.bank.plan(options)
     return Plan(
         editor=editor,
@@ -98,8 +96,9 @@ def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
         output=str(clip.size if options.restore else spec.size),
         frames=spec.frames,
         fps=float(spec.fps),
+        inversion_at_hand=at_hand,
         steps={
-            "invert": 0 if job.trajectory else options.inversion_steps,
+            "invert": 0 if at_hand else options.inversion_steps,
             "sample": options.steps - options.skip,
         },
         injecting={kind: max(0, until - options.skip) for kind, until in injection.until.items()},
@@ -107,6 +106,11 @@ def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
         network_rows=work.rows,
         memory=_memory(backbone, spec, options, low_memory=job.low_memory),
     )
+
+
+def _kept(job: EditJob, choice: Choice, backbone: Backbone) -> bool:
+    assert choice.checkpoint is not None
+    return job.cache and inversion_at_hand(job, choice.checkpoint, backbone, read_clip(job, backbone.spec))
 
 
 def _dtype(job: EditJob) -> str:

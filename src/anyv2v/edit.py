@@ -5,9 +5,8 @@ This page holds no tensor library, no model and no file: a backbone brings the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +19,11 @@ from anyv2v.fitting import (
     clip_spec,
     fit_frame,
     fit_frames,
+    recorded_taps,
     source_level,
     start_level,
 )
+from anyv2v.inversion import walk
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.video import Fit, Frame, Video
@@ -44,9 +45,11 @@ class Trajectory:
 
     Attributes:
         latents: Level to ``[1, C, F, h, w]``; a negative level is clean.
+        features: Level to what was recorded there, by module name, if that was asked for.
     """
 
     latents: Mapping[int, Tensor]
+    features: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def at(self, level: int) -> Tensor:
         """z_t of the source, ``[1, C, F, h, w]``.
@@ -61,9 +64,18 @@ class Trajectory:
             )
         return self.latents[level]
 
-    def on(self, grid: Sequence[int]) -> Trajectory:
-        """The part that sampling on ``grid`` can ask for."""
-        return Trajectory({level: self.at(level) for level in grid})
+    def features_at(self, level: int) -> Mapping[str, Tensor]:
+        """The features of the source at a level, by module name.
+
+        Raises:
+            OptionError: The inversion recorded none there.
+        """
+        if level not in self.features:
+            raise OptionError(
+                f"the inversion recorded no features at noise level {level}, where sampling injects them; "
+                "take source branch injecting, or invert the clip in the same run"
+            )
+        return self.features[level]
 
 
 def invert(
@@ -74,25 +86,35 @@ def invert(
     *,
     on_step: OnStep = ignore,
 ) -> Trajectory:
-    """DDIM inversion of the source: no text, but its first frame (section 4.2, equation 3).
+    """Invert the source: no text, but its first frame (section 4.2, equation 3, with ``ddim``).
 
     Args:
         backbone: The image-to-video model.
         z0: Clean latents of the source, ``[1, C, F, h, w]``.
         condition: One row: the inversion prompt and the source's first frame.
-        options: ``inversion_steps`` is read.
+        options: ``inversion_steps`` and ``inversion`` are read, and with ``source_branch: recorded`` also
+            what sampling will inject.
         on_step: Called after every step with the latents reached.
 
     Returns:
-        The latents at each of ``inversion_steps`` levels, and ``z0``.
+        The latents at each of ``inversion_steps`` levels, and ``z0``; the features that were recorded.
     """
-    grid = backbone.schedule.grid(options.inversion_steps)
-    z, latents = z0, {grid[-1]: z0}
-    for done, (s, t) in enumerate(pairwise(reversed(grid)), start=1):
-        out = backbone.denoise(z, backbone.schedule.inverse_at(s, t), condition)
-        latents[t] = z = backbone.schedule.step(out, z, s, t)
+    wanted = recorded_taps(backbone, options)
+    features: dict[int, Mapping[str, Tensor]] = {}
+
+    def ask(z: Tensor, t: int) -> Tensor:
+        if t not in wanted:
+            return backbone.denoise(z, t, condition)
+        with backbone.bank.recording(wanted[t]):
+            out = backbone.denoise(z, t, condition)
+        features[t] = backbone.bank.take()  # the last call at a level is nearest to what sampling will see
+        return out
+
+    latents = {backbone.schedule.grid(options.inversion_steps)[-1]: z0}
+    for done, (t, z) in enumerate(walk(ask, backbone.schedule, z0, options), start=1):
+        latents[t] = z
         on_step(Step("invert", done, options.inversion_steps, t, z))
-    return Trajectory(latents)
+    return Trajectory(latents, features)
 
 
 def propagate(
@@ -134,7 +156,9 @@ def propagate(
             with bank.pairing(taps, groups=1 + len(edit_condition)):
                 out = _denoise_together(backbone, source.at(level), z, t, source_condition, edit_condition)
         else:
-            if taps:
+            if taps and options.source_branch == "recorded":
+                bank.give(source.features_at(level))
+            elif taps:
                 with bank.recording(taps):
                     backbone.denoise(source.at(level), level, source_condition)
             with bank.injecting(taps):

@@ -129,6 +129,17 @@ class FeatureBank:
         with self._mode("pair", taps):
             yield
 
+    def take(self) -> dict[str, Tensor]:
+        """The recorded features, as ``features`` has them, and forget them: they are the caller's to keep."""
+        taken = self.features()
+        self.clear()
+        return taken
+
+    def give(self, features: Mapping[str, Tensor]) -> None:
+        """Have ``injecting`` put back features that ``take`` took."""
+        for probe in self._all():
+            probe.feature = features.get(probe.path)
+
     def clear(self) -> None:
         """Forget what was recorded: of a full-size net it is a gigabyte."""
         for probe in self._all():

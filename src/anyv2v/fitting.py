@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.errors import OptionError
+from anyv2v.inversion import calls
 from anyv2v.options import Options
 from anyv2v.video import Fit, Frame, Size, Video
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
+    from anyv2v.features import Tap
     from anyv2v.schedule import Schedule
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "cost",
     "fit_frame",
     "fit_frames",
+    "recorded_taps",
     "source_level",
     "source_levels",
     "start_level",
@@ -74,6 +77,14 @@ def start_level(backbone: Backbone, options: Options) -> int:
     return source_levels(backbone, options)[options.skip]
 
 
+def recorded_taps(backbone: Backbone, options: Options) -> dict[int, tuple[Tap, ...]]:
+    """What inversion is to record at which level of the source: what sampling will inject there."""
+    if options.source_branch != "recorded":
+        return {}
+    plan, levels = backbone.bank.plan(options), source_levels(backbone, options)
+    return {levels[step]: taps for step in range(options.skip, options.steps) if (taps := plan.active(step))}
+
+
 def check_levels(backbone: Backbone, options: Options) -> None:
     """See before the work begins that inversion passes every level that sampling asks for.
 
@@ -107,13 +118,15 @@ class Cost:
 
 def cost(backbone: Backbone, options: Options, *, inverted: bool = False) -> Cost:
     """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
-    inversion = 0 if inverted else options.inversion_steps
+    inversion = 0 if inverted else calls(options)
     sampling = options.steps - options.skip
     branches = backbone.rows(options)
     if options.source_branch == "always":
         return Cost(inversion + sampling, inversion + sampling * (1 + branches))
     plan = backbone.bank.plan(options)
-    recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
+    recording = 0
+    if options.source_branch == "injecting":
+        recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
     return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
 
 

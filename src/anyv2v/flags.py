@@ -68,9 +68,13 @@ Backbone = Annotated[
     str | None, option(METHOD, "What carries the edit: see `anyv2v backbones`. Default: auto.")
 ]
 Model = Annotated[str | None, option(METHOD, "A checkpoint's folder, or a Hugging Face repository.")]
-Recipe = Annotated[str | None, option(METHOD, "default, or paper: the reference's exact schedule.")]
+Recipe = Annotated[str | None, option(METHOD, "default, fast, or paper: the reference's exact schedule.")]
 Steps = Annotated[int | None, option(METHOD, "Sampling steps.")]
-InversionSteps = Annotated[int | None, option(METHOD, "DDIM inversion steps.")]
+InversionSteps = Annotated[int | None, option(METHOD, "Inversion steps.")]
+Inversion = Annotated[
+    str | None, option(METHOD, "ddim, uni, fixed-point or midpoint: how the source is inverted.")
+]
+InversionIterations = Annotated[int | None, option(DETAIL, "Calls of the net a step of fixed-point.")]
 InversionPrompt = Annotated[str | None, option(METHOD, "Text of the source; empty in the paper.")]
 Guidance = Annotated[float | None, option(METHOD, "Classifier-free guidance scale; 1 turns it off.")]
 ImageGuidance = Annotated[float | None, option(METHOD, "The same for the first frame, in ConsistI2V.")]
@@ -96,7 +100,10 @@ StartLevel = Annotated[int | None, option(DETAIL, "Noise level of the source to 
 SourceFrame = Annotated[str | None, option(DETAIL, "What the source is told to begin with: source, edited.")]
 Thresholds = Annotated[str | None, option(DETAIL, "round or floor: how a share becomes a number of steps.")]
 Vae = Annotated[str | None, option(DETAIL, "mode or sample: what is taken of the VAE's posterior.")]
-SourceBranch = Annotated[str | None, option(DETAIL, "injecting or always: when the source is denoised.")]
+SourceBranch = Annotated[
+    str | None,
+    option(DETAIL, "injecting, always, or recorded, so never: when the source is denoised."),
+]
 FrameRate = Annotated[str | None, option(DETAIL, "resample or keep: how frames meet the backbone's rate.")]
 Start = Annotated[float | None, option(CLIP, "Seconds to leave out at the beginning.")]
 Frames = Annotated[int | None, option(CLIP, "Number of frames.")]
@@ -134,8 +141,15 @@ ImageFile = Annotated[Path | None, option(EDIT, "An image, as out.png.", "--outp
 TensorFile = Annotated[Path | None, option(EDIT, "A .safetensors file.", "--output", "-o")]
 Sheet = Annotated[Path | None, option(EDIT, "Also write a contact sheet of source and edit.")]
 Trajectory = Annotated[Path | None, option(EDIT, "An inversion that `anyv2v invert` kept.")]
+Cache = Annotated[
+    bool | None, option(MACHINE, "Take the clip's inversion from the cache, or keep it there. Default: yes.")
+]
 SaveFrame = Annotated[Path | None, option(STILL, "Also write the edited first frame.")]
 DryRun = Annotated[bool, option(TALK, "Print the plan and stop.", "--dry-run")]
+
+Fresh = Annotated[
+    bool | None, option(STILL, "Edit the first frame anew, even if the same edit was kept.", "--fresh")
+]
 
 FIRST_STAGE = {
     "first_frame": FirstFrame,
@@ -152,6 +166,7 @@ FIRST_STAGE = {
     "editor_settings": EditorSettings,
     "candidates": Candidates,
     "pick": Pick,
+    "fresh": Fresh,
 }
 WORDS = {"prompt": Prompt, "negative_prompt": NegativePrompt}
 SPAN = {
@@ -166,6 +181,8 @@ MODEL = {"backbone": Backbone, "model": Model, "recipe": Recipe}
 INVERSION = {
     "steps": Steps,
     "inversion_steps": InversionSteps,
+    "inversion": Inversion,
+    "inversion_iterations": InversionIterations,
     "inversion_prompt": InversionPrompt,
     "seed": Seed,
     "vae": Vae,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -96,11 +96,13 @@ class StillJob(Job):
         mask: A picture of where the frame may change: white, or opaque.
         mask_point: Pixels (x, y) on what may change, for SAM 2 to cut out.
         mask_box: The same by a box: left, top, right, bottom.
-        feather: Pixels from the mask's edge inwards over which the edit comes in.
+        feather: Pixels from the mask's edge inwards over which the edit comes in; 6 if left out, and never
+            more than half of the mask's depth.
         editor_model: Folders or repositories of the editor's weights, by role.
         editor_settings: The editor's own settings, by name.
         candidates: How many first frames to make, from as many seeds.
         pick: Which to take: ``best``, the number of one, or ``ask``, which stops with a sheet of them.
+        fresh: Edit the first frame anew, even if the same edit was kept.
     """
 
     first_frame: Path | None = None
@@ -112,21 +114,30 @@ class StillJob(Job):
     mask: Path | None = None
     mask_point: tuple[tuple[int, int], ...] = ()
     mask_box: tuple[int, int, int, int] | None = None
-    feather: float = 6.0
+    feather: float | None = None
     editor_model: Mapping[str, str] = field(default_factory=dict)
     editor_settings: Mapping[str, Any] = field(default_factory=dict)
     candidates: int = 1
     pick: int | Literal["best", "ask"] = "best"
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.candidates <= 64:
             raise OptionError(f"candidates is {self.candidates}; it must be 1 to 64")
-        if isinstance(self.pick, int) and not 1 <= self.pick <= 64:
-            raise OptionError(f"pick is {self.pick}; it must be 1 to 64, best or ask")
-        if not 0 <= self.feather <= 1000:
+        most = self.candidates if self.candidates > 1 else 64  # later it is enough to name the one
+        if isinstance(self.pick, int) and not 1 <= self.pick <= most:
+            raise OptionError(f"pick is {self.pick}; it must be 1 to {most}, best or ask")
+        if self.pick == "ask" and self.candidates == 1:
+            raise OptionError("there is but one candidate to ask about; give --candidates")
+        if self.feather is not None and not 0 <= self.feather <= 1000:
             raise OptionError(f"feather is {self.feather:g}; it must be 0 to 1000 pixels")
-        if self.mask and (self.mask_point or self.mask_box):
+        masked = bool(self.mask_point or self.mask_box)
+        if self.mask and masked:
             raise OptionError("a mask and a point or box of one contradict each other: give one of them")
+        if self.feather is not None and not (self.mask or masked):
+            raise OptionError("there is no mask to feather; give --mask")
+        if self.reference_mask and not self.reference:
+            raise OptionError("there is no reference for the reference mask; give --reference")
 
     @property
     def first_seed(self) -> int:
@@ -148,6 +159,10 @@ class FrameJob(StillJob):
     """
 
     seed: int = Options.seed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        replace(Options(), seed=self.seed)  # which knows its range
 
     @property
     def first_seed(self) -> int:
@@ -184,11 +199,13 @@ class EditJob(TrialJob):
         trajectory: An inversion of the clip that ``anyv2v invert`` kept.
         sheet: Where to put a contact sheet of source and edit, if anywhere.
         save_frame: Where to put the edited first frame, if anywhere.
+        cache: Take the clip's inversion from the cache if it is there, and else keep it.
     """
 
     trajectory: Path | None = None
     sheet: Path | None = None
     save_frame: Path | None = None
+    cache: bool = True
 
 
 J = TypeVar("J", bound=Job)
@@ -229,7 +246,8 @@ def _options(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _underscored(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(key).replace("-", "_"): value for key, value in settings.items()}
+    named = {str(key).replace("-", "_"): value for key, value in settings.items()}
+    return {"editor_settings" if key == "set" else key: value for key, value in named.items()}
 
 
 def _parsed(key: str, value: Any) -> Any:
@@ -241,19 +259,20 @@ def _parsed(key: str, value: Any) -> Any:
     if key.startswith("layers_") and isinstance(value, str | int):
         return _layers(str(value))
     if key in ("editor_model", "editor_settings") and not isinstance(value, Mapping):
-        return _pairs(key, [value] if isinstance(value, str) else value)
-    if key == "mask_point" and value and isinstance(value[0], str | int):
-        return [_numbers(key, point, 2) for point in ([value] if isinstance(value, str) else value)]
-    if key == "mask_box" and isinstance(value, str):
+        return _pairs(key, value if isinstance(value, list) else [value])
+    if key == "mask_point" and value != []:
+        several = isinstance(value, list) and not all(isinstance(number, int) for number in value)
+        return [_numbers(key, point, 2) for point in (value if several else [value])]
+    if key == "mask_box" and value is not None:
         return _numbers(key, value, 4)
     if key == "reference" and isinstance(value, str | Path):
         return [value]
     return value
 
 
-def _pairs(key: str, texts: Iterable[str]) -> dict[str, str]:
+def _pairs(key: str, texts: Iterable[Any]) -> dict[str, str]:
     """``name=value`` each; of a model the name may be left out."""
-    pairs = [text.partition("=") for text in texts]
+    pairs = [str(text).partition("=") for text in texts]
     if key == "editor_model":
         return {name if equals else "": value if equals else name for name, equals, value in pairs}
     for name, equals, _ in pairs:
@@ -262,8 +281,9 @@ def _pairs(key: str, texts: Iterable[str]) -> dict[str, str]:
     return {name.replace("-", "_"): value for name, _, value in pairs}
 
 
-def _numbers(key: str, text: Any, count: int) -> list[int]:
-    """Whole numbers with commas between them."""
+def _numbers(key: str, value: Any, count: int) -> list[int]:
+    """Whole numbers with commas between them, or a list of them."""
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
     if not re.fullmatch(rf"\d+(,\d+){{{count - 1}}}", str(text)):
         form = ",".join("xyxy"[:count])
         raise OptionError(f"{key.replace('_', ' ')} {text!r}: not of the form {form} in whole pixels")

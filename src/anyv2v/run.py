@@ -19,15 +19,16 @@ from anyv2v.backbones import Carrier, Choice, choose, load_choice, recipe
 from anyv2v.drafts import check_file
 from anyv2v.edit import diffuse, invert_video
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
-from anyv2v.fitting import cost, fit_frame, source_levels, start_level
+from anyv2v.fitting import check_levels, check_options, clip_spec, cost, fit_frame
 from anyv2v.flow import FlowReport
 from anyv2v.job import EditJob, FrameJob, InvertJob, Job, StillJob, VideoJob
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.sheet import Reel
 from anyv2v.sidecar import files_of, library_versions, sha256, sidecar_of, write_sidecar
+from anyv2v.source import inversion_for, of_use
 from anyv2v.still import Still, check_still, edit_still, sheet_of, still_inputs
-from anyv2v.store import identity, load_trajectory, save_trajectory
+from anyv2v.store import identity, save_trajectory
 from anyv2v.video import AudioTrack, Clip, Frame, Size, Video, check_image_suffix, write_image
 from anyv2v.writing import check_output, write
 
@@ -48,6 +49,7 @@ __all__ = [
     "run_frame",
     "run_invert",
     "span_for",
+    "spec_for",
     "to_choose",
 ]
 
@@ -78,22 +80,24 @@ class Outcome:
     notices: list[str] = field(default_factory=list)
 
 
-def run_edit(job: EditJob, on_step: OnStep = ignore, load: Load = load_choice) -> Outcome:
+def run_edit(job: EditJob, on_step: OnStep = ignore, load: Load | None = None) -> Outcome:
     """Edit a clip: write the result, its contact sheet and its sidecar.
 
     Args:
         job: What to do.
         on_step: Told of every step.
-        load: Loads the backbone; for callers that keep one for many jobs.
+        load: Loads the backbone in place of ``load_choice``; for callers that keep one for many jobs.
 
     Raises:
         UserError: Anything that the user can mend.
     """
     choice, editor, watch = check(job), check_still(job), Stopwatch(on_step)
     origin = origin_of(job, choice)
+    if choice.checkpoint and not editor.entry.instant:  # an editor may take minutes
+        spec_for(job, load_choice(choice, device="meta", dtype="float32"))
     still = first_frame_for(job, editor, watch)
     if still.frame is None:
-        return to_choose(job, watch)
+        return to_choose(job, still, watch)
     first_frame, reel = still.frame, Reel() if job.sheet else Reel(limit=0)
     with memory_errors():
         rendering = _render(job, choice, first_frame, watch, load)
@@ -102,7 +106,7 @@ def run_edit(job: EditJob, on_step: OnStep = ignore, load: Load = load_choice) -
     if job.sheet:
         write_image(job.sheet, reel.sheet(rendering.fps), overwrite=job.overwrite)
     found = rendering.findings()
-    notices = _notices(job, choice, Size.of(first_frame), rendering, found)
+    notices = [*still.notices, *_notices(job, choice, Size.of(first_frame), rendering, found)]
     result = {"frames": reel.count, "notices": notices, "seconds": watch.seconds, **found, **still.findings}
     sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
     sheets = job.sheet, sheet_of(job)
@@ -120,11 +124,11 @@ def run_frame(job: FrameJob, on_step: OnStep = ignore) -> Outcome:
     origin = _facts(job)
     still = first_frame_for(job, editor, watch)
     if still.frame is None:
-        return to_choose(job, watch)
+        return to_choose(job, still, watch)
     write_image(job.output, still.frame, overwrite=job.overwrite)
     result = {"seconds": watch.seconds, **still.findings}
     sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
-    return Outcome(job.output, sidecar, None, sheet_of(job), 1, watch.seconds)
+    return Outcome(job.output, sidecar, None, sheet_of(job), 1, watch.seconds, list(still.notices))
 
 
 def first_frame_for(job: StillJob, editor: EditorChoice, watch: Stopwatch) -> Still:
@@ -138,9 +142,9 @@ def first_frame_for(job: StillJob, editor: EditorChoice, watch: Stopwatch) -> St
     return still
 
 
-def to_choose(job: StillJob, watch: Stopwatch) -> Outcome:
+def to_choose(job: StillJob, still: Still, watch: Stopwatch) -> Outcome:
     notice = f"choose, and run the same with --pick 1 to {job.candidates}: no first frame is made twice"
-    return Outcome(None, None, None, sheet_of(job), seconds=watch.seconds, notices=[notice])
+    return Outcome(None, None, None, sheet_of(job), seconds=watch.seconds, notices=[*still.notices, notice])
 
 
 def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
@@ -155,8 +159,7 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
         backbone: Any = load_for(job, choice, watch)
         video = read_clip(job, backbone.spec)
         trajectory = invert_video(backbone, video, job.options, on_step=watch)
-    asked = {start_level(backbone, job.options), *source_levels(backbone, job.options)}
-    kept = trajectory.on(sorted(asked & trajectory.latents.keys()))  # skipped steps may have been passed by
+    kept = of_use(trajectory, backbone, job.options)
     about = identity(backbone, choice.checkpoint, video, job.options)
     save_trajectory(job.output, kept, about, job.options.inversion_steps, overwrite=job.overwrite)
     result = {"frames": len(video), "seconds": watch.seconds}
@@ -203,9 +206,27 @@ def _check_outputs(job: Job) -> list[Path]:
 
 def _check_span(job: Job) -> None:
     found, wanted = job.span.expected, job.span.frames
+    if isinstance(job, VideoJob) and (found == 1 or wanted == 1):
+        raise VideoError(f"{job.clip}: has one frame in this span, so there is nothing to carry an edit to")
     if found is not None and found < (wanted or 1):
         there = f"has {found} frames at {float(job.span.rate):g} fps from {job.start:g} s on"
         raise VideoError(f"{job.clip}: {there}, not {wanted or 'one'}")
+
+
+def spec_for(job: VideoJob, backbone: Any) -> VideoSpec:
+    """What a diffusion backbone would be given for a job; it may be on the meta device.
+
+    Raises:
+        OptionError: It has no use for an option, or inversion does not pass what sampling asks for.
+    """
+    clip, options = span_for(job, backbone.spec), job.options
+    limit = None if job.frames or job.duration else backbone.spec.frames
+    blank = np.zeros((1, clip.size.height, clip.size.width, 3), np.uint8)
+    spec = clip_spec(backbone, Video(blank, clip.rate), options)
+    check_options(backbone, options)
+    if getattr(job, "trajectory", None) is None:
+        check_levels(backbone, options)
+    return replace(spec, frames=min(filter(None, (clip.expected, limit)), default=backbone.spec.frames))
 
 
 def _check_inputs(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
@@ -214,12 +235,17 @@ def _check_inputs(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
         if not files_of(path):
             raise OptionError(f"{path}: no such file")
     precious = [source.resolve() for path in inputs.values() for source in files_of(path)]
+    folders = [path.resolve() for path in inputs.values() if path.is_dir()]
     for output in outputs:
         for source in precious:
             if output.resolve() in (source, *source.parents):
                 raise OutputError(
                     f"{output}: would replace {source.name}, an input of this job; use another name"
                 )
+        if output.resolve().parent in folders:
+            raise OutputError(
+                f"{output}: would be one more file of {output.parent.name}, an input of this job"
+            )
 
 
 def _check_backbone(job: VideoJob, choice: Choice) -> Choice:
@@ -254,9 +280,9 @@ def _facts(job: Job) -> dict[str, Any]:
     }
 
 
-def load_for(job: VideoJob, choice: Choice, watch: Stopwatch, load: Load = load_choice) -> Backbone | Carrier:
+def load_for(job: VideoJob, choice: Choice, watch: Stopwatch, load: Load | None = None) -> Backbone | Carrier:
     watch(Step("load", 0, 1))
-    model = load(choice, device=job.device, dtype=job.dtype, low_memory=job.low_memory)
+    model = (load or load_choice)(choice, device=job.device, dtype=job.dtype, low_memory=job.low_memory)
     watch(Step("load", 1, 1))
     return model
 
@@ -271,6 +297,7 @@ class Rendering:
         audio: The sound, if any.
         sizes: Sizes that were expected of the edited frame; it was fitted to the last.
         findings: For the sidecar, once the frames are drawn.
+        notices: What a person should know, a sentence each.
     """
 
     pairs: Iterable[tuple[Frame, Frame]]
@@ -278,13 +305,17 @@ class Rendering:
     audio: AudioTrack | None
     sizes: tuple[Size, ...]
     findings: Callable[[], dict[str, Any]]
+    notices: tuple[str, ...] = ()
 
 
-def _render(job: EditJob, choice: Choice, first_frame: Frame, watch: Stopwatch, load: Load) -> Rendering:
+def _render(
+    job: EditJob, choice: Choice, first_frame: Frame, watch: Stopwatch, load: Load | None
+) -> Rendering:
     model = load_for(job, choice, watch, load)
     if isinstance(model, Carrier):
         return _by_carrier(job, model, first_frame, watch)
-    return _by_diffusion(job, choice, model, first_frame, watch)
+    assert choice.checkpoint is not None
+    return _by_diffusion(job, choice.checkpoint, model, first_frame, watch)
 
 
 def _by_carrier(job: EditJob, carrier: Carrier, first_frame: Frame, watch: Stopwatch) -> Rendering:
@@ -317,21 +348,31 @@ def _flow_findings(report: FlowReport) -> dict[str, Any]:
 
 
 def _by_diffusion(
-    job: EditJob, choice: Choice, backbone: Backbone, first_frame: Frame, watch: Stopwatch
+    job: EditJob, checkpoint: Path, backbone: Backbone, first_frame: Frame, watch: Stopwatch
 ) -> Rendering:
     _watch_peak(backbone)
-    video, trajectory, steps = read_clip(job, backbone.spec), None, job.options.inversion_steps
-    if job.trajectory:
-        about = identity(backbone, choice.checkpoint, video, job.options)
-        trajectory, steps = load_trajectory(job.trajectory, about, backbone.device)
+    video = read_clip(job, backbone.spec)
+    source = inversion_for(job, checkpoint, backbone, video, watch)
     result = diffuse(
-        backbone, video, first_frame, job.prompt, job.options, trajectory=trajectory, on_step=watch
+        backbone, video, first_frame, job.prompt, job.options, trajectory=source.trajectory, on_step=watch
     )
     sizes = video.size, job.options.size or backbone.spec.size
     pairs = zip(video.frames, result.frames, strict=True)
-    work = cost(backbone, job.options, inverted=job.trajectory is not None)
-    found = {"inversion_steps": steps, "network_calls": work.calls, "network_rows": work.rows}
-    return Rendering(pairs, result.fps, result.audio, sizes, lambda: found | {"peak_bytes": _peak(backbone)})
+    work = cost(backbone, job.options, inverted=source.origin != "net")
+    found = {
+        "inversion_steps": source.steps,
+        "inversion_from": source.origin,
+        "network_calls": work.calls,
+        "network_rows": work.rows,
+    }
+    return Rendering(
+        pairs,
+        result.fps,
+        result.audio,
+        sizes,
+        findings=lambda: found | {"peak_bytes": _peak(backbone)},
+        notices=source.notices,
+    )
 
 
 def _watch_peak(backbone: Backbone) -> None:
@@ -382,11 +423,13 @@ def _notices(
         notices.append(f"the edited frame is {given}; it was fitted to {fitted}")
     if choice.checkpoint is None and (unused := _unused(job)):
         notices.append(f"{choice.entry.name} does not use {', '.join(unused)}")
+    if choice.checkpoint and job.instruction and not job.prompt:
+        notices.append(f"{choice.entry.name} was not told what the clip shows: --prompt would")
     if rendering.audio and job.output.suffix.lower() != ".mp4":
         notices.append(f"{job.output.name} holds no sound; an mp4 would")
     if warning := found.get("flow", {}).get("warning"):
         notices.append(warning)
-    return notices
+    return [*notices, *rendering.notices]
 
 
 def _unused(job: EditJob) -> list[str]:
@@ -419,6 +462,6 @@ def memory_errors() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
             raise OutOfMemory(
-                "out of memory; lower --size or --frames, or take a smaller --dtype such as float16"
+                "out of memory; try --low-memory, a smaller --size, fewer --frames, or --dtype float16"
             ) from error
         raise

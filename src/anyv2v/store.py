@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anyv2v.cache import Kept, file_of, keeping, key_of, touch
 from anyv2v.drafts import draft
 from anyv2v.edit import Trajectory
 from anyv2v.errors import ImageError, OptionError
 from anyv2v.fitting import clip_spec
+from anyv2v.sidecar import library_versions
 from anyv2v.video import Frame, Video, read_image, write_image
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from anyv2v.backbones.protocol import Backbone
     from anyv2v.editors import EditorChoice
     from anyv2v.editors.protocol import Request
     from anyv2v.options import Options
 
 __all__ = [
-    "cache_folder",
     "frame_key",
     "identity",
+    "inversion_key",
     "keep_frame",
+    "keep_inversion",
     "kept_frame",
+    "kept_inversion",
     "load_trajectory",
     "save_trajectory",
+    "subject_of",
 ]
 
 
@@ -46,6 +53,7 @@ def identity(backbone: Backbone, checkpoint: Path | None, video: Video, options:
         options: Settings of the run.
     """
     spec = clip_spec(backbone, video, options)
+    iterations = options.inversion_iterations if options.inversion == "fixed-point" else ""
     return {
         "backbone": backbone.name,
         "checkpoint": str(checkpoint and checkpoint.resolve()),
@@ -53,6 +61,7 @@ def identity(backbone: Backbone, checkpoint: Path | None, video: Video, options:
         "frames": hashlib.sha256(video.frames.tobytes()).hexdigest(),
         "size": f"{options.fit} to {spec.size}",
         "fps": str(spec.fps),
+        "inversion": f"{options.inversion} {iterations}".strip(),
         "inversion prompt": options.inversion_prompt,
         "vae": options.vae if options.vae == "mode" else f"{options.vae} {options.seed}",
     }
@@ -68,50 +77,139 @@ def save_trajectory(
     """
     from safetensors.torch import save
 
-    tensors = {str(level): latents.cpu().contiguous() for level, latents in trajectory.latents.items()}
-    metadata = {"identity": json.dumps(about), "inversion_steps": str(steps)}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(trajectory).items()}
+    metadata = {"identity": json.dumps(about), "inversion_steps": str(steps), "sha256": _sum(tensors)}
     with draft(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(save(tensors, metadata=metadata))
+
+
+def _tensors(trajectory: Trajectory) -> dict[str, Tensor]:
+    """Its tensors by a name each: the level, and of a feature the module that it is of."""
+    features = {
+        f"{level} {module}": feature
+        for level, by_module in trajectory.features.items()
+        for module, feature in by_module.items()
+    }
+    return {str(level): latents for level, latents in trajectory.latents.items()} | features
+
+
+def _trajectory(tensors: Mapping[str, Tensor]) -> Trajectory:
+    latents: dict[int, Tensor] = {}
+    features: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        level, _, module = name.partition(" ")
+        if module:
+            features.setdefault(int(level), {})[module] = tensor
+        else:
+            latents[int(level)] = tensor
+    return Trajectory(latents, features)
+
+
+def _sum(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names, shapes and numbers: the format has none of its own."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_trajectory(path: Path, about: Mapping[str, str], device: Any) -> tuple[Trajectory, int]:
     """Read an inversion that ``save_trajectory`` wrote, and the number of its steps.
 
     Raises:
-        OptionError: It is no inversion, or not that of this clip with these settings.
+        OptionError: It is no inversion, a damaged one, or not that of this clip with these settings.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            found, steps = json.loads(file.metadata()["identity"]), int(file.metadata()["inversion_steps"])
-            latents = {int(level): file.get_tensor(level) for level in file.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata()
+            found, steps, digest = json.loads(said["identity"]), int(said["inversion_steps"]), said["sha256"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            trajectory = _trajectory({name: tensor.to(device) for name, tensor in tensors.items()})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"{path} is not an inversion that anyv2v wrote") from error
     if differing := [key for key in about if found.get(key) != about[key]]:
         raise OptionError(f"{path} is the inversion of something else: {', '.join(differing)} differ")
-    return Trajectory(latents), steps
+    if _sum(tensors) != digest:
+        raise OptionError(f"{path} is damaged; invert the clip again")
+    return trajectory, steps
 
 
-def cache_folder() -> Path:
-    """Where what was once made is kept: ``ANYV2V_CACHE``, else ``anyv2v`` in the user's cache folder."""
-    if named := os.environ.get("ANYV2V_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anyv2v"
+def inversion_key(backbone: Backbone, checkpoint: Path, about: Mapping[str, str], steps: int) -> str:
+    """A name for everything that an inversion depends on, but for the machine.
+
+    Args:
+        backbone: The image-to-video model.
+        checkpoint: The folder that it was loaded from; trained anew, it gives other names.
+        about: The ``identity`` of the inversion.
+        steps: Inversion steps.
+    """
+    more = {
+        "steps": steps,
+        "dtype": str(next(backbone.net.parameters()).dtype),
+        "files": _fingerprint(checkpoint),
+        "anyv2v": library_versions()["anyv2v"],
+    }
+    return key_of({**about, **more})
 
 
-def frame_key(choice: EditorChoice, request: Request) -> str:
-    """A name for everything that an edited first frame depends on, but for the machine."""
+def _fingerprint(path: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a checkpoint's files: what can be known of gigabytes in no time."""
+    path = path.resolve()
+    files = [path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*")))
+    return [_facts(file) for file in files]
+
+
+def _facts(file: Path) -> tuple[str, int, int]:
+    fact = file.stat()
+    return str(file), fact.st_size, fact.st_mtime_ns
+
+
+def kept_inversion(key: str, about: Mapping[str, str], device: Any) -> Trajectory | None:
+    """An inversion that was kept; nothing if there is none, or it is damaged."""
+    file = file_of("inversions", key)
+    try:
+        trajectory, _ = load_trajectory(file, about, device)
+    except OptionError:
+        return None
+    touch(file)
+    return trajectory
+
+
+def keep_inversion(key: str, trajectory: Trajectory, about: Mapping[str, str], steps: int) -> None:
+    """Keep an inversion, whole or not at all. Raises UserError."""
+    with keeping("inversions", key) as file:
+        save_trajectory(file, trajectory, about, steps, overwrite=True)
+
+
+def frame_key(choice: EditorChoice, request: Request, dtype: str = "auto") -> str:
+    """A name for everything that an edited first frame depends on, but for the machine.
+
+    Args:
+        choice: The editor. Changed code of it, and changed weights, give other names.
+        request: What it is asked.
+        dtype: What it computes in.
+    """
     pictures = [request.frame, *request.references, request.reference_mask, request.mask]
+    kind, settings = type(choice.settings), choice.settings
+    counted = [f.name for f in fields(kind) if f.metadata.get("result", True)]
     content = {
         "editor": choice.entry.name,
-        "weights": {role: str(path.resolve()) for role, path in choice.weights.items()},
-        "settings": asdict(choice.settings),
+        "code": [library_versions()["anyv2v"], *_facts(Path(inspect.getfile(kind)))],
+        "weights": {role: [str(path.resolve()), _fingerprint(path)] for role, path in choice.weights.items()},
+        "files": [_facts(file) for file in getattr(settings, "files", ())],
+        "settings": {name: getattr(settings, name) for name in counted},
         "instruction": request.instruction,
         "pictures": [_digest(picture) for picture in pictures],
-        "seed": request.seed,
+        "seed": request.seed if choice.entry.seeded else None,
+        "dtype": dtype,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return key_of(content)
 
 
 def _digest(array: NDArray[Any] | None) -> str | None:
@@ -122,18 +220,41 @@ def _digest(array: NDArray[Any] | None) -> str | None:
 
 def kept_frame(key: str) -> Frame | None:
     """An edited first frame that was kept, ``[H, W, 3]``; nothing if there is none, or it is damaged."""
+    file = file_of("frames", key)
     try:
-        return read_image(_frame_file(key))
+        frame = read_image(file)
     except ImageError:
         return None
+    touch(file)
+    return frame
 
 
 def keep_frame(key: str, frame: Frame) -> None:
-    """Keep an edited first frame, whole or not at all. Raises OutputError."""
-    file = _frame_file(key)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(file, frame)
+    """Keep an edited first frame, whole or not at all. Raises UserError."""
+    with keeping("frames", key) as file:
+        write_image(file, frame)
 
 
-def _frame_file(key: str) -> Path:
-    return cache_folder() / "frames" / f"{key}.png"
+def subject_of(kept: Kept) -> str:
+    """What something that is kept is of, in a few words; clips themselves are known by their hash alone."""
+    try:
+        return _of_inversion(kept.file) if kept.kind == "inversions" else _of_frame(kept.file)
+    except Exception:  # whatever a damaged file makes the libraries raise
+        return "damaged"
+
+
+def _of_inversion(file: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="np") as content:
+        said = content.metadata()
+    about = json.loads(said["identity"])
+    frames, steps = about["number of frames"], said["inversion_steps"]
+    return f"{about['backbone']}, {about['size']}, {frames} frames, {steps} steps of {about['inversion']}"
+
+
+def _of_frame(file: Path) -> str:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return f"{image.width}x{image.height}"

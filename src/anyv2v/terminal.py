@@ -80,9 +80,9 @@ def _read_job(path: Path) -> dict[str, Any]:
 def _of_sidecar(sidecar: dict[str, Any]) -> dict[str, Any]:
     """The settings that a sidecar's output was made with."""
     job = {key: value for key, value in sidecar["job"].items() if key not in ("options", "overwrite")}
-    options: dict[str, Any] = sidecar["job"]["options"]
+    options: dict[str, Any] = sidecar["job"].get("options", {})
     given = {key: value for key, value in job.items() if value is not None}
-    return given | options | {"backbone": sidecar["backbone"]}
+    return given | options | ({"backbone": sidecar["backbone"]} if "backbone" in sidecar else {})
 
 
 @contextmanager

@@ -68,6 +68,11 @@ class Weights:
         )
 
     @property
+    def size(self) -> str:
+        """Gigabytes, if they are known."""
+        return f"{self.gigabytes:g} GB, " if self.gigabytes else ""
+
+    @property
     def terms(self) -> str:
         """The licence in a few words, with what it forbids."""
         return self.licence if self.commercial else f"{self.licence}: NOT for commercial use"
@@ -123,16 +128,15 @@ class Weights:
         return weights_missing([self.of(given)])
 
     def of(self, given: str | None) -> Weights:
-        """The same in another repository, if one is given."""
-        if given is None:
+        """The same in another repository, if one is given: of that nobody here knows size and licence."""
+        if given is None or given == self.repository:
             return self
-        commands = self.commands and self.commands.replace(str(self.repository), given)
-        return replace(self, repository=given, commands=commands)
+        return replace(self, repository=given, gigabytes=0.0, licence="licence: see its page", commands=None)
 
 
 def weights_missing(absent: Sequence[Weights]) -> WeightsMissing:
     """What to say where weights are not on this machine."""
-    what = " and ".join(f"{w.repository or 'this model'} ({w.gigabytes:g} GB, {w.terms})" for w in absent)
+    what = " and ".join(f"{w.repository or 'this model'} ({w.size}{w.terms})" for w in absent)
     commands = " && ".join(w.download for w in absent)
     return WeightsMissing(f"the weights of {what} are not on this machine; get them once with: {commands}")
 
@@ -144,13 +148,10 @@ def parts_without_files(folder: Path, needed: Container[str] | None = None) -> l
     if needed is not None:
         parts = {name: kind for name, kind in parts.items() if name in needed}
     parts = {name: kind for name, kind in parts.items() if not kind.endswith("SafetyChecker")}
-    nets = {name for name, kind in parts.items() if not kind.endswith(_WITHOUT_WEIGHTS)}
+    nets = {name for name in parts if (folder / name / "config.json").exists()}  # as no tokenizer has
     return [
         name for name in parts if not any((folder / name).glob("*.safetensors" if name in nets else "*.json"))
     ]
-
-
-_WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "Extractor")
 
 
 def configuration(folder: Path, name: str) -> dict[str, Any]:

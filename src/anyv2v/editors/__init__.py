@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,21 @@ __all__ = [
 @cache
 def list_editors() -> Mapping[str, EditorEntry]:
     """Every editor by name: the built-in ones and those of other packages."""
-    others = (point.load() for point in entry_points(group="anyv2v.editors"))
-    return MappingProxyType({entry.name: entry for entry in (*BUILT_IN, *others)})
+    others = (_loaded(point) for point in entry_points(group="anyv2v.editors"))
+    # What another package calls by the name of one of ours does not take its place.
+    return MappingProxyType({entry.name: entry for entry in (*filter(None, others), *BUILT_IN)})
+
+
+def _loaded(point: EntryPoint) -> EditorEntry | None:
+    """Another package's entry; nothing, but a warning, if that package is broken."""
+    try:
+        entry = point.load()
+    except Exception as error:  # whatever its import raises
+        entry = error
+    if isinstance(entry, EditorEntry):
+        return entry
+    warnings.warn(f"the editor {point.name!r} of another package is left out: {entry!r}", stacklevel=2)
+    return None
 
 
 def editor_named(name: str) -> EditorEntry:
@@ -159,8 +173,9 @@ def _folders(entry: EditorEntry, models: Mapping[str, str]) -> dict[str, Path]:
     roles = [weights.role for weights in entry.weights]
     given = {role or (roles[0] if roles else ""): model for role, model in models.items()}
     for role in given.keys() - set(roles):
-        known = f"; there are {', '.join(roles)}" if roles else ""
-        raise OptionError(f"{entry.name} has no model {role!r}{known}")
+        if not roles:
+            raise OptionError(f"{entry.name} has no weights; leave out --editor-model")
+        raise OptionError(f"{entry.name} has no model {role!r}; there are {', '.join(roles)}")
     found, absent = {}, []
     for weights in entry.weights:
         try:

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anyv2v.editors.collage import FEWEST, SIDE, Place, Variant, cut_out
-from anyv2v.editors.protocol import Machine, Mask, Request
-from anyv2v.editors.sdxl import within
-from anyv2v.errors import CheckpointError, OptionError
+from anyv2v.editors.protocol import Machine, Mask, Request, within
+from anyv2v.errors import CheckpointError, EditorError, OptionError
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.schedule import DDIM
 from anyv2v.video import Frame
@@ -190,6 +189,8 @@ class AnyDoor:
             latents = sample(nets, noise, contexts, _tensor(hint).to(device), self.settings, on_step)
         with self._at_work(nets.vae):
             pixels = nets.decode(latents.to(nets.vae.dtype))[0].float()
+        if not pixels.isfinite().all():
+            raise EditorError("AnyDoor's numbers overflowed; it may do with --dtype float32")
         return (127.5 * pixels + 127.5).clamp(0, 255).permute(1, 2, 0).cpu().numpy()
 
     @contextmanager
@@ -197,9 +198,11 @@ class AnyDoor:
         """Have nets on the device; only for now, where memory is low."""
         for net in nets:
             net.to(self.machine.device)
-        yield
-        for net in nets if self.machine.low_memory else ():
-            net.to("cpu")
+        try:
+            yield
+        finally:
+            for net in nets if self.machine.low_memory else ():
+                net.to("cpu")
 
 
 def sample(

@@ -41,7 +41,8 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         "a picture that was edited elsewhere, by hand or by any program",
         "anyv2v.editors.image:Image",
         needs=("first frame",),
-        repeatable=False,
+        seeded=False,
+        instant=True,
     ),
     EditorEntry(
         "command",
@@ -50,7 +51,6 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         "anyv2v.editors.command:Command",
         needs=("command",),
         takes=("instruction", "reference"),
-        repeatable=False,
     ),
     EditorEntry(
         "color",
@@ -59,6 +59,8 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         "anyv2v.editors.color:Color",
         needs=("reference",),
         takes=("reference mask",),
+        seeded=False,
+        instant=True,
     ),
     EditorEntry(
         "flux2-klein",
@@ -69,6 +71,7 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         takes=("reference", "reference mask"),
         weights=(_KLEIN,),
         settings={"steps": 4, "guidance_scale": 1.0, "area": _MEGAPIXEL},
+        references=3,
     ),
     EditorEntry(
         "instruct-pix2pix",
@@ -128,6 +131,7 @@ BUILT_IN: tuple[EditorEntry, ...] = (
             takes=("reference", "reference mask"),
             weights=(Weights(repository, 57.7, "Apache-2.0", _PIPELINE_FILES),),
             settings=_QWEN,
+            references=2,
             modules=("torchvision",),
             extra="vision",
         )
@@ -161,6 +165,7 @@ BUILT_IN: tuple[EditorEntry, ...] = (
             "image_guidance_scale": 1.6,
             "area": _MEGAPIXEL,
         },
+        references=2,
         modules=("torchvision",),
         extra="vision",
     ),
@@ -214,6 +219,7 @@ BUILT_IN: tuple[EditorEntry, ...] = (
                 commands="hf download REPOSITORY --local-dir FOLDER, and then: --editor-model FOLDER",
             ),
         ),
+        references=8,
     ),
     EditorEntry(
         "style-transfer",
@@ -222,6 +228,8 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         "anyv2v.editors.style_transfer:StyleTransfer",
         needs=("reference",),
         weights=(VGG19,),
+        references=8,
+        seeded=False,
     ),
     EditorEntry(
         "instant-style",
@@ -230,6 +238,7 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         "anyv2v.editors.instant_style:InstantStyle",
         needs=("reference",),
         takes=("instruction",),
+        references=8,
         weights=(
             _SDXL,
             Weights(
@@ -277,6 +286,7 @@ BUILT_IN: tuple[EditorEntry, ...] = (
         "anyv2v.editors.instant_id:InstantID",
         needs=("reference",),
         takes=("instruction",),
+        references=8,
         weights=(
             _SDXL,
             Weights(

@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anyv2v.editors.protocol import Machine, Mask, Request
-from anyv2v.errors import OptionError
+from anyv2v.editors.protocol import Machine, Mask, Request, within
 from anyv2v.progress import OnStep, ignore
 from anyv2v.video import Frame
 
@@ -39,8 +38,7 @@ class ColorSettings:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise OptionError(f"strength is {self.strength:g}; it must be 0 to 1")
+        within(self, 0, 1, "strength")
 
 
 class Color:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -39,7 +40,7 @@ class CommandSettings:
     """
 
     command: str
-    timeout: float = 600.0
+    timeout: float = field(default=600.0, metadata={"result": False})
 
     def __post_init__(self) -> None:
         if "{output}" not in self.command:
@@ -47,6 +48,13 @@ class CommandSettings:
         if not 0 < self.timeout <= 1e6:
             raise OptionError(f"timeout is {self.timeout:g} s; it must be above 0 and at most a million")
         _ = self.arguments
+
+    @property
+    def files(self) -> list[Path]:
+        """The program, and what of its arguments is a file: if one changes, so may the result."""
+        program, *others = self.arguments or [""]
+        named = [shutil.which(program) or program, *others]
+        return [Path(name) for name in named if Path(name).is_file()]
 
     @property
     def arguments(self) -> list[str]:
@@ -58,7 +66,7 @@ class CommandSettings:
 
 
 class Command:
-    """See ``Editor``. A picture of another shape is cropped around its centre."""
+    """See ``Editor``. A picture of another size is scaled, if it has the frame's shape."""
 
     Settings = CommandSettings
 
@@ -83,7 +91,7 @@ class Command:
             _run([_filled(argument, values) for argument in self.settings.arguments], self.settings.timeout)
             picture = _result(Path(values["output"]), self.settings.arguments[0])
         on_step(Step("edit frame", 1, 1))
-        return Fit(Size.of(picture), Size.of(request.frame)).apply(picture)
+        return _of_size(picture, Size.of(request.frame), self.settings.arguments[0])
 
 
 def _values(folder: Path, request: Request) -> dict[str, str]:
@@ -117,31 +125,29 @@ def _piece(name: str, values: Mapping[str, str]) -> str:
 
 
 def _run(arguments: list[str], timeout: float) -> None:
-    """Run a program to its end, in a group of processes of its own, so that none of them is left behind."""
+    """Run a program to its end, in a group of processes of its own, so that none of them is left behind.
+
+    What it says goes to a file: a pipe would stay open as long as any process that it began.
+    """
     program = arguments[0]
-    none, pipe = subprocess.DEVNULL, subprocess.PIPE
-    try:
-        process = subprocess.Popen(
-            arguments,
-            stdin=none,
-            stdout=none,
-            stderr=pipe,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise EditorError(f"{program} cannot be run: {str(error.strerror).lower()}") from error
-    with process:
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
         try:
-            _, said = process.communicate(timeout=timeout)
+            process = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            )
+        except OSError as error:
+            raise EditorError(f"{program!r} cannot be run: {str(error.strerror).lower()}") from error
+        try:
+            code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise EditorError(f"{program} was stopped after {timeout:g} s") from None
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode:
-        raise EditorError(f"{program} failed ({process.returncode}): {_last_line(said)}")
+            process.wait()
+        said.seek(0)
+        if code:
+            raise EditorError(f"{program} failed ({code}): {_last_line(said.read())}")
 
 
 def _last_line(said: str) -> str:
@@ -154,3 +160,11 @@ def _result(output: Path, program: str) -> Frame:
         return read_image(output)
     except ImageError as error:
         raise EditorError(f"{program} wrote no picture to {{output}}") from error
+
+
+def _of_size(picture: Frame, size: Size, program: str) -> Frame:
+    """A picture scaled to the frame's size; one of another shape could not be laid over the frame."""
+    given = Size.of(picture)
+    if abs(given.width * size.height - given.height * size.width) > 2 * max(given.width, given.height):
+        raise EditorError(f"{program} made {given} of a frame of {size}; it must keep the shape")
+    return Fit(given, size, "stretch").apply(picture)

@@ -29,9 +29,12 @@ class EditorEntry:
         weights: Where its weights are published.
         settings: Its own defaults for settings of its class.
         modules: What must be installed besides, by name of import.
-        extra: The extra of this package that installs them.
-        repeatable: Whether the same request always gives the same picture, so that it need not run again.
-        places: Whether it keeps to the mask by itself, so that nothing of its result is cut off.
+        extra: The extra of this package that installs them, if one does.
+        references: How many references it can use.
+        seeded: Whether its result depends on the seed, so that there can be several candidates.
+        instant: Whether it takes no time, so that its result is not worth keeping.
+        places: Whether it keeps to the surroundings of the mask by itself, so that nothing of its result is
+            cut off.
     """
 
     name: str
@@ -44,7 +47,9 @@ class EditorEntry:
     settings: Mapping[str, Any] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     extra: str | None = None
-    repeatable: bool = True
+    references: int = 1
+    seeded: bool = True
+    instant: bool = False
     places: bool = False
 
     @property
@@ -58,11 +63,14 @@ class EditorEntry:
         """Whether it could be loaded here without a download."""
         try:
             self.check_installed()
-            return bool([weights.whole_folder() for weights in self.weights]) or not self.weights
+            for weights in self.weights:
+                weights.whole_folder()
         except UserError:
             return False
+        return True
 
     def check_installed(self) -> None:
         """Raises OptionError if a library is missing."""
-        if missing := [module for module in self.modules if find_spec(module) is None]:
-            raise OptionError(f"{self.name} needs {', '.join(missing)}: pip install 'anyv2v[{self.extra}]'")
+        if missing := [module for module in self.modules if find_spec(module.partition(".")[0]) is None]:
+            install = f": pip install 'anyv2v[{self.extra}]'" if self.extra else ", which is not installed"
+            raise OptionError(f"{self.name} needs {', '.join(missing)}{install}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import ImageError
@@ -19,8 +19,8 @@ def read_mask(path: Path, size: Size) -> Mask:
     """The mask that a picture shows: where it is opaque, if any of it is transparent, else where it is white.
 
     Args:
-        path: A picture of the frame's shape; one of another size is scaled.
-        size: Size of the frame.
+        path: A picture of the shape of what it masks; one of another size is scaled.
+        size: Size of that.
 
     Raises:
         ImageError: It cannot be read, is of another shape, or empty.
@@ -29,10 +29,10 @@ def read_mask(path: Path, size: Size) -> Mask:
     inside = read_image(path).mean(axis=-1) > 127 if alpha is None else alpha
     height, width = inside.shape
     if abs(width * size.height - height * size.width) > max(width, height):  # half a pixel of either, scaled
-        raise ImageError(f"{path}: is {width}x{height}, which is not the shape of the frame ({size})")
-    if not inside.any():
-        raise ImageError(f"{path}: the mask is empty; white is where the frame may change")
+        raise ImageError(f"{path}: is {width}x{height}, which is not the shape of what it masks ({size})")
     flags = cv2.resize(inside.astype(np.uint8), (size.width, size.height), interpolation=cv2.INTER_NEAREST)
+    if not flags.any():
+        raise ImageError(f"{path}: the mask is empty; it must be white, or opaque, somewhere")
     return np.asarray(flags, bool)
 
 
@@ -41,5 +41,5 @@ def alpha_of(path: Path) -> Mask | None:
     with reading(path, "image", ImageError), Image.open(path) as image:
         if not image.has_transparency_data:
             return None
-        opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127
+        opaque = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))[..., 3] > 127
     return None if opaque.all() else opaque

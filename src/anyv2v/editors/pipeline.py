@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from anyv2v.editors.canvas import Canvas
+from anyv2v.editors.canvas import Canvas, frame_of
 from anyv2v.editors.protocol import Machine, Mask, Request
 from anyv2v.errors import CheckpointError, EditorError, OptionError
 from anyv2v.progress import OnStep, Step, ignore
@@ -162,9 +162,9 @@ class Pipeline:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(request.seed)  # OmniGen encodes pictures with noise of no generator
                 result = self.pipeline(**arguments)
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
             reason, *_ = str(error).splitlines() or [type(error).__name__]
-            raise EditorError(f"{self.name}: {reason}") from error
+            raise EditorError(f"{self.name} cannot do this: {reason}") from error
         return room.lift(canvas.lift(self._picture(result)))
 
     def arguments(self, request: Request, room: Canvas, canvas: Canvas) -> dict[str, Any]:
@@ -225,10 +225,7 @@ class Pipeline:
         picture = np.asarray(pictures[0] if pictures is not None and len(pictures) else ())
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise EditorError(f"{self.name} gave no picture")
-        if not np.isfinite(picture).all():
-            raise EditorError(f"{self.name} overflowed; it may do with --dtype bfloat16 or float32")
-        frame: Frame = np.rint(255 * picture).astype(np.uint8)
-        return frame
+        return frame_of(picture)
 
 
 class _Bar:
@@ -280,6 +277,8 @@ def unfit(kind: type[Any]) -> str | None:
 def _told(kind: type[Any], settings: PipelineSettings) -> dict[str, Any]:
     """What is set, in the names of a class's arguments."""
     arguments = arguments_of(kind)
+    if taken := sorted({*GIVEN, "generator", "output_type"} & settings.extra.keys()):
+        raise OptionError(f"{', '.join(taken)}: not for --set extra to say")
     told = dict(settings.extra)
     for setting, names in ARGUMENTS.items():
         if (value := getattr(settings, setting)) is not None:

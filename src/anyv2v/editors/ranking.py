@@ -16,9 +16,10 @@ from anyv2v.video import Frame
 if TYPE_CHECKING:
     from anyv2v.clip import CLIP
 
-__all__ = ["Score", "ranked", "score"]
+__all__ = ["UNCHANGED", "Score", "ranked", "score"]
 
-UNCHANGED = 1.0  # grey levels: an editor that changes less on the average has done nothing
+UNCHANGED = 0.1  # of ``changed``: an editor that changes less has done nothing to speak of
+PLAIN = 32  # grey levels that are plain to see
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Score:
     """How good an edit is; higher is better in each.
 
     Attributes:
-        changed: 1 if it changed anything to speak of, else 0.
+        changed: How much it changed where it changed most, 0 to 1: 1 is plain to see. Noise is not counted.
         structure: How much of the source's contours it keeps outside the mask, or all over, 0 to 1.
-        sharpness: Its detail in units of the source's, 0 to 1; more than the source's does not count.
+        sharpness: How near its detail is to the source's, 0 to 1; more is as bad as less, as it is noise.
         alignment: Cosine, -1 to 1, of the way from source to edit and the way from a photo to the text, in
             CLIP's space (the directional similarity of StyleGAN-NADA, arXiv 2108.00946); 0 without CLIP.
     """
@@ -60,21 +61,28 @@ def score(
     """
     within = np.ones(source.shape[:2], bool) if mask is None else mask
     outside = within if mask is None or mask.all() else ~mask
-    difference = np.abs(edited.astype(np.float32) - source)[within].mean()
+    detail = _detail(edited, within) / max(_detail(source, within), 1e-6)
     return Score(
-        changed=float(difference >= UNCHANGED),
+        changed=_change(source, edited, within),
         structure=_cosine(_contours(source)[outside], _contours(edited)[outside]),
-        sharpness=min(1.0, _detail(edited, within) / max(_detail(source, within), 1e-6)),
+        sharpness=min(detail, 1 / max(detail, 1e-6)),
         alignment=_alignment(clip, source, edited, source_text, text) if clip and text else 0.0,
     )
 
 
 def ranked(scores: Sequence[Score]) -> list[int]:
     """Indices, best first: by the mean of their places in each score; what changed nothing comes last."""
-    table = np.array([astuple(score) for score in scores])
+    table = np.array([astuple(score) for score in scores]).round(2)  # less is no difference
     # The place of a score is how many others are better, so that equals share one.
-    places = (table[None, :, 1:] > table[:, None, 1:]).sum(axis=1).mean(axis=1)
-    return [int(k) for k in np.lexsort((places, -table[:, 0]))]
+    places = (table[None] > table[:, None]).sum(axis=1).mean(axis=1)
+    return [int(k) for k in np.lexsort((places, table[:, 0] < UNCHANGED))]
+
+
+def _change(source: Frame, edited: Frame, where: Mask) -> float:
+    """The change of the hundredth of the pixels that changed most, in what is plain to see."""
+    difference = edited.astype(np.float32) - source
+    smooth = np.asarray(cv2.GaussianBlur(difference, (0, 0), 3.0), np.float32)
+    return min(1.0, float(np.quantile(np.abs(smooth).max(axis=-1)[where], 0.99)) / PLAIN)
 
 
 def _contours(frame: Frame) -> NDArray[np.float32]:

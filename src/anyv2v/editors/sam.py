@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from anyv2v.editors.protocol import Machine, Mask
+from anyv2v.editors.protocol import Mask
 from anyv2v.errors import OptionError
 from anyv2v.video import Frame, Size
 from anyv2v.weights import Weights, load_part
@@ -28,7 +28,9 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @torch.no_grad()
-def segment(frame: Frame, points: Sequence[Point], box: Box | None, folder: Path, machine: Machine) -> Mask:
+def segment(
+    frame: Frame, points: Sequence[Point], box: Box | None, folder: Path, device: torch.device
+) -> Mask:
     """Cut out what is pointed at.
 
     Args:
@@ -36,7 +38,7 @@ def segment(frame: Frame, points: Sequence[Point], box: Box | None, folder: Path
         points: Pixels on it.
         box: A box around it.
         folder: The weights of ``SAM2``.
-        machine: What the model runs on.
+        device: What the model runs on.
 
     Returns:
         The mask, ``[H, W]``.
@@ -45,22 +47,30 @@ def segment(frame: Frame, points: Sequence[Point], box: Box | None, folder: Path
         OptionError: A point or a corner lies outside of the frame.
         CheckpointError: The weights are broken, or another model's.
     """
-    _check_inside(Size.of(frame), [*points, *((box[:2], box[2:]) if box else ())])
+    _check_inside(Size.of(frame), points, box)
     from transformers import Sam2Model
 
-    model: Any = load_part(Sam2Model, folder, ".", machine.device, torch.float32)
+    model: Any = load_part(Sam2Model, folder, ".", device, torch.float32)
     side = model.config.prompt_encoder_config.image_size  # it sees every picture as a square
-    asked = _prompts(Size.of(frame), side, points, box, machine.device)
+    asked = _prompts(Size.of(frame), side, points, box, device)
     # One point may mean a button, a shirt or a person: the model proposes three, and says how sure it is.
-    result = model(_pixels(frame, side).to(machine.device), **asked, multimask_output=box is None)
+    result = model(_pixels(frame, side).to(device), **asked, multimask_output=box is None)
     best = result.pred_masks[0, 0, result.iou_scores[0, 0].argmax()].cpu().numpy()
-    return np.asarray(cv2.resize(best, frame.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0, bool)
+    mask = np.asarray(cv2.resize(best, frame.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0, bool)
+    if not mask.any():
+        raise OptionError("SAM 2 finds nothing there; point elsewhere, or draw a mask")
+    return mask
 
 
-def _check_inside(size: Size, points: Sequence[Sequence[int]]) -> None:
+def _check_inside(size: Size, points: Sequence[Point], box: Box | None) -> None:
     for x, y in points:
-        if not (0 <= x <= size.width and 0 <= y <= size.height):
+        if not (0 <= x < size.width and 0 <= y < size.height):
             raise OptionError(f"the point {x},{y} lies outside of the frame ({size})")
+    if box is None:
+        return
+    left, top, right, bottom = box
+    if not (0 <= left < right <= size.width and 0 <= top < bottom <= size.height):
+        raise OptionError(f"the box {left},{top},{right},{bottom} is no box within the frame ({size})")
 
 
 def _pixels(frame: Frame, side: int) -> torch.Tensor:

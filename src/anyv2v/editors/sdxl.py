@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from anyv2v.editors.protocol import Machine, Request
+from anyv2v.editors.canvas import frame_of
+from anyv2v.editors.protocol import Machine, Request, within
 from anyv2v.errors import OptionError
 from anyv2v.progress import OnStep, Step
 from anyv2v.video import Frame
 from anyv2v.weights import hushed, load_part, loading
 
-__all__ = ["MULTIPLE", "SDXLSettings", "load_pipeline", "paint", "within"]
+__all__ = ["MULTIPLE", "SDXLSettings", "load_pipeline", "paint"]
 
 MULTIPLE = 64  # of the sizes that SDXL was trained on
 
@@ -59,14 +59,6 @@ class SDXLSettings:
             raise OptionError(f"strength {self.strength:g} of {self.steps} steps leaves none")
         if self.control_start >= self.control_end:
             raise OptionError("control start must be less than control end")
-
-
-def within(settings: Any, low: float, high: float, *names: str) -> None:
-    """Check that settings lie in a range."""
-    for name in names:
-        value = getattr(settings, name)
-        if not low <= value <= high:  # not a number is outside of everything
-            raise OptionError(f"{name.replace('_', ' ')} is {value:g}; it must be {low:g} to {high:g}")
 
 
 def load_pipeline(
@@ -198,7 +190,8 @@ def paint(
             control_guidance_end=settings.control_end,
             generator=torch.Generator().manual_seed(request.seed),
             callback_on_step_end=report,
+            output_type="np",
             **pictures,
             **told,
         )
-    return np.asarray(result.images[0])
+    return frame_of(result.images[0])

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.optim import LBFGS
 
-from anyv2v.editors.protocol import Machine, Request
+from anyv2v.editors.protocol import Machine, Request, within
 from anyv2v.errors import OptionError
 from anyv2v.models.vgg import LAYERS, VGG19
 from anyv2v.progress import OnStep, Step, ignore
@@ -82,24 +82,15 @@ class StyleTransferSettings:
     keep_colours: bool = False
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            if not low <= (value := getattr(self, name)) <= high:  # not a number is outside of everything
-                raise OptionError(f"{name.replace('_', ' ')} is {value:g}; it must be {low:g} to {high:g}")
+        within(self, 0, 1e6, "content_weight", "style_weight", "tv_weight")
+        within(self, 0.1, 10, "style_scale")
+        within(self, 1, 10_000, "steps")
+        within(self, 1, 8, "scales")
+        within(self, 16, 4096, "side")
         if not self.style_layers:
             raise OptionError("style layers are empty; name one at least")
         if unknown := {self.content_layer, *self.style_layers} - set(LAYERS):
             raise OptionError(f"VGG-19 has no layer {min(unknown)!r}; there are {', '.join(LAYERS)}")
-
-
-_RANGES = {
-    "content_weight": (0, 1e6),
-    "style_weight": (0, 1e6),
-    "tv_weight": (0, 1e6),
-    "style_scale": (0.1, 10),
-    "steps": (1, 10_000),
-    "scales": (1, 8),
-    "side": (16, 4096),
-}
 
 
 class StyleTransfer:

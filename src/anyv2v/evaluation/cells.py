@@ -228,7 +228,7 @@ def _edit(results: Results, method: Plan, entry: Entry, on_step: OnStep, load: _
 
 
 def _settings(job: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in job.items() if key != "overwrite"}
+    return {key: value for key, value in job.items() if key not in ("overwrite", "cache", "fresh")}
 
 
 class _Loader:

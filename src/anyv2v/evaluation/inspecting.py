@@ -375,8 +375,10 @@ def run_inspect(job: InspectJob, on_step: OnStep = ignore) -> Outcome:
     choice, watch = diffusion_for(job), Stopwatch(on_step)
     editor = check_still(job) if job.side == "edit" else None
     origin, first_frame = origin_of(job, choice), None
-    if editor and (first_frame := first_frame_for(job, editor, watch).frame) is None:
-        return to_choose(job, watch)
+    if editor:
+        still = first_frame_for(job, editor, watch)
+        if (first_frame := still.frame) is None:
+            return to_choose(job, still, watch)
     with memory_errors():
         backbone: Any = load_for(job, choice, watch)
         video = read_clip(job, backbone.spec)

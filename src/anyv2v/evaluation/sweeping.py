@@ -148,8 +148,9 @@ def run_sweep(job: SweepJob, on_step: OnStep = ignore) -> Outcome:
     """
     options, choice, editor, watch = job.trials, _check(job), check_still(job), Stopwatch(on_step)
     origin = origin_of(job, choice)
-    if (first_frame := first_frame_for(job, editor, watch).frame) is None:
-        return to_choose(job, watch)
+    still = first_frame_for(job, editor, watch)
+    if (first_frame := still.frame) is None:
+        return to_choose(job, still, watch)
     with memory_errors():
         backbone: Any = load_for(job, choice, watch)
         video = read_clip(job, backbone.spec)

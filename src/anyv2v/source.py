@@ -1,0 +1,112 @@
+"""The inversion that an edit starts from: out of a file, out of the cache, or made and then kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from anyv2v.cache import cache_limit
+from anyv2v.edit import Trajectory, invert_video
+from anyv2v.errors import UserError
+from anyv2v.fitting import check_options, recorded_taps, source_levels, start_level
+from anyv2v.job import EditJob
+from anyv2v.options import Options
+from anyv2v.progress import OnStep, ignore
+from anyv2v.store import identity, inversion_key, keep_inversion, kept_inversion, load_trajectory
+from anyv2v.video import Video
+
+if TYPE_CHECKING:
+    from anyv2v.backbones.protocol import Backbone
+
+__all__ = ["Inversion", "inversion_at_hand", "inversion_for", "of_use"]
+
+SHARE = 4
+"""One inversion may take a quarter of the cache: features of a full-size net would drive out all else."""
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """The inversion of a clip.
+
+    Attributes:
+        trajectory: All that sampling asks for, at least.
+        steps: The number of its steps.
+        origin: Where it came from: ``file``, ``cache``, or ``net``, which made it.
+        notices: What a person should know, a sentence each.
+    """
+
+    trajectory: Trajectory
+    steps: int
+    origin: Literal["file", "cache", "net"]
+    notices: tuple[str, ...] = ()
+
+
+def inversion_for(
+    job: EditJob, checkpoint: Path, backbone: Backbone, video: Video, on_step: OnStep = ignore
+) -> Inversion:
+    """Take what is at hand; else invert the clip, and keep what later edits may ask for.
+
+    Raises:
+        UserError: Anything that the user can mend; that nothing can be kept is but a notice.
+    """
+    check_options(backbone, job.options)  # before the work
+    about, steps = identity(backbone, checkpoint, video, job.options), job.options.inversion_steps
+    if job.trajectory:
+        return Inversion(*load_trajectory(job.trajectory, about, backbone.device), "file")
+    key = inversion_key(backbone, checkpoint, about, steps)
+    held = kept_inversion(key, about, backbone.device) if job.cache else None
+    if held and _serves(held, backbone, job.options):
+        return Inversion(held, steps, "cache")
+    made = of_use(invert_video(backbone, video, job.options, on_step=on_step), backbone, job.options)
+    if not job.cache:
+        return Inversion(made, steps, "net")
+    return Inversion(made, steps, "net", _keep(key, _joined(made, held), about, steps))
+
+
+def inversion_at_hand(job: EditJob, checkpoint: Path, backbone: Backbone, video: Video) -> bool:
+    """Whether an edit would find its clip's inversion in the cache."""
+    about = identity(backbone, checkpoint, video, job.options)
+    key = inversion_key(backbone, checkpoint, about, job.options.inversion_steps)
+    held = kept_inversion(key, about, "cpu") if job.cache else None
+    return held is not None and _serves(held, backbone, job.options)
+
+
+def of_use(trajectory: Trajectory, backbone: Backbone, options: Options) -> Trajectory:
+    """The part that sampling with as many steps can ask for, whatever it skips."""
+    asked = {start_level(backbone, options), *source_levels(backbone, options)}
+    passed = sorted(asked & trajectory.latents.keys())  # of skipped steps not every level must be there
+    return Trajectory({level: trajectory.at(level) for level in passed}, trajectory.features)
+
+
+def _serves(held: Trajectory, backbone: Backbone, options: Options) -> bool:
+    """Whether it has all that sampling will ask for."""
+    levels = {start_level(backbone, options), *source_levels(backbone, options)[options.skip :]}
+    return levels <= held.latents.keys() and all(
+        held.features.get(level, {}).keys() >= set(backbone.bank.modules(tap))
+        for level, taps in recorded_taps(backbone, options).items()
+        for tap in taps
+    )
+
+
+def _joined(made: Trajectory, held: Trajectory | None) -> Trajectory:
+    """Both: edits that sample in other steps share what is kept, so it is to serve them all."""
+    if held is None:
+        return made
+    levels = held.features.keys() | made.features.keys()
+    features = {level: {**held.features.get(level, {}), **made.features.get(level, {})} for level in levels}
+    return Trajectory({**held.latents, **made.latents}, features)
+
+
+def _keep(key: str, whole: Trajectory, about: dict[str, str], steps: int) -> tuple[str, ...]:
+    """Keep it, without its features if these are too large; what a person should know of that."""
+    size = sum(feature.nbytes for features in whole.features.values() for feature in features.values())
+    try:
+        fits = size <= cache_limit() / SHARE
+        keep_inversion(key, whole if fits else Trajectory(whole.latents), about, steps)
+    except UserError as error:
+        return (f"the inversion was not kept for later edits: {error}",)
+    if fits:
+        return ()
+    too_large = f"{size / 1e9:.3g} GB of features were not kept, so a later edit inverts the clip again"
+    return (f"{too_large}; ANYV2V_CACHE_LIMIT={SHARE * size / 1e9:.0f} would keep them",)
