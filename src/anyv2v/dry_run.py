@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anyv2v.backbones import Choice, load_choice
-from anyv2v.fitting import cost
+from anyv2v.fitting import cost, recorded_taps
 from anyv2v.job import EditJob
 from anyv2v.run import check, read_clip, span_for, spec_for
 from anyv2v.source import inversion_at_hand
@@ -128,10 +128,15 @@ def _memory(
     z, condition = backbone.encode(frames), backbone.condition(frames[0], "", spec)
     with backbone.bank.recording(backbone.bank.plan(options).active(options.skip)):
         backbone.denoise(z, 0, condition)
-    features = backbone.bank.features().values()
+    bank = backbone.bank
+    sizes = {path: feature.nbytes for path, feature in bank.features().items()}
+    if levels := recorded_taps(backbone, options).values():  # then those of every step are kept
+        features = sum(sizes[path] for taps in levels for tap in taps for path in bank.modules(tap))
+    else:
+        features = sum(sizes.values())
     parts = [sum(weight.nbytes for weight in part.parameters()) for part in backbone.parts]
     return {
         "weights": max(parts) if low_memory else sum(parts),
-        "features": sum(feature.nbytes for feature in features),
+        "features": features,
         "latents": z.nbytes * (options.inversion_steps + 1),
     }

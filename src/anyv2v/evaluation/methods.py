@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from anyv2v.backbones import Carrier, list_backbones, load_backbone, recipe
 from anyv2v.edit import Trajectory, diffuse, invert_video
+from anyv2v.fitting import recorded_taps
 from anyv2v.options import Options
 from anyv2v.store import identity
 from anyv2v.video import Size, Video
@@ -195,8 +196,10 @@ class Diffusion:
         )
 
     def _inverted(self, video: Video, options: Options) -> tuple[Trajectory, Cost]:
-        steps = options.inversion_steps
-        about = identity(self.backbone, None, video, options) | {"steps": str(steps)}
+        about = identity(self.backbone, None, video, options) | {
+            "steps": str(options.inversion_steps),
+            "recorded": str(recorded_taps(self.backbone, options)),
+        }
         if self._kept is None or about != self._about:
             with _counting(self.backbone.net) as cost:
                 trajectory = invert_video(self.backbone, video, options)

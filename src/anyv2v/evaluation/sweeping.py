@@ -20,7 +20,7 @@ from anyv2v.edit import Trajectory, diffuse, invert_video
 from anyv2v.evaluation.inspecting import diffusion_for
 from anyv2v.evaluation.metrics import psnr
 from anyv2v.evaluation.sweep import knobs_of, trials
-from anyv2v.fitting import check_levels, check_options, clip_spec, fit_frame, fit_frames
+from anyv2v.fitting import check_levels, check_options, clip_spec, fit_frame, fit_frames, recorded_taps
 from anyv2v.job import TrialJob
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
@@ -114,7 +114,8 @@ class _Inversions:
         self._made: dict[str, tuple[Trajectory, float]] = {}
 
     def of(self, options: Options) -> tuple[Trajectory, float]:
-        about = f"{identity(self._backbone, None, self._video, options)} in {options.inversion_steps} steps"
+        recorded = recorded_taps(self._backbone, options)
+        about = f"{identity(self._backbone, None, self._video, options)} {options.inversion_steps} {recorded}"
         if about not in self._made:
             began = time.perf_counter()
             trajectory = invert_video(self._backbone, self._video, options, on_step=self._on_step)
