@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from hypothesis import strategies as st
 from anyv2v import Clip, cli, write, write_image
 from anyv2v.errors import OptionError
 from anyv2v.evaluation.cells import plans, run_cells
+from anyv2v.evaluation.judges import Judges
 from anyv2v.evaluation.manifest import read_manifest
 from anyv2v.evaluation.propagation import Estimate
 from anyv2v.evaluation.results import Results
-from anyv2v.evaluation.scoring import Score, read_scores
+from anyv2v.evaluation.scoring import Score, read_scores, score
 from anyv2v.evaluation.statistics import bootstrapped, holm, paired_p
 from anyv2v.evaluation.tables import Column, Table, as_csv, as_latex, as_markdown, as_rich, column
 from conftest import scene
@@ -118,6 +120,8 @@ def test_methods_are_backbones_and_their_variants(tmp_path) -> None:
         "tau_conv": "0.1",
     }
     assert found["seine+no-temporal"]["tau_temporal"] == 0.0
+    with pytest.raises(OptionError, match="no backbone 'foo'"):
+        plans(["flow", "foo"])
     for wrong in ("late", "late:skip", "a/b:skip=1"):
         with pytest.raises(OptionError, match="not of the form"):
             plans(["seine"], [wrong])
@@ -221,6 +225,70 @@ def test_a_failed_cell_is_told_and_does_not_stop_the_others(dataset, monkeypatch
     assert (code, out) == (0, "1 made, 2 kept, 0 failed\n")
 
 
+def judged(folder: Path = Path("results"), **known) -> dict[tuple[str, str], Score]:
+    names = ["warping_error", "motion_fidelity", "first_frame", "network_rows"]
+    found = score(Results(folder), Judges("cpu"), names, **known)
+    return {(one.method, one.entry): one for one in found}
+
+
+def test_a_bad_clip_is_told_and_the_others_are_scored(dataset) -> None:
+    list(run_cells(read_manifest(dataset), plans(["flow"]), Path("results")))
+    Path("results/broken").mkdir()
+    Path("results/broken/couple.mp4").write_bytes(b"junk")
+    found = judged()
+    assert "damaged" in found["broken", "couple"].missing["warping_error"]
+    assert len(found) == 4
+    assert all(one.metrics["motion_fidelity"] > 0.5 for one in found.values() if one.method == "flow")
+
+
+def test_a_score_is_kept_as_long_as_all_that_it_says_is_true(dataset) -> None:
+    list(run_cells(read_manifest(dataset), plans(["flow"]), Path("results")))
+    first = judged()
+    marked = [replace(one, metrics={**one.metrics, "warping_error": 1e6}) for one in first.values()]
+    assert judged(known=marked)["flow", "couple"].metrics["warping_error"] == 1e6
+    write_image("results/inputs/couple.png", scene(1)[0])
+    again = judged(known=marked)
+    assert again["flow", "couple"].metrics["warping_error"] < 255
+    assert again["flow", "man-walking"].metrics["warping_error"] == 1e6
+
+
+def test_frames_are_paired_by_number_where_there_are_as_many(dataset) -> None:
+    list(run_cells(read_manifest(dataset)[:1], plans(["flow"]), Path("results")))
+    clip = Clip("results/flow/couple.mp4").read()
+    Path("results/twice-as-fast").mkdir()
+    write("results/twice-as-fast/couple.mp4", clip.frames, 2 * clip.fps)
+    found = judged()
+    ours, theirs = (found[method, "couple"].metrics for method in ("flow", "twice-as-fast"))
+    assert theirs["warping_error"] == pytest.approx(ours["warping_error"], abs=0.2)
+
+
+def test_the_whole_edit_is_counted_where_the_inversion_was_at_hand(dataset, tiny: str) -> None:
+    settings = {"steps": 3, "inversion_steps": 3}
+    methods = plans(["i2vgen-xl"], ["late:tau_conv=0"], tiny, **settings)
+    list(run_cells(read_manifest(dataset)[:1], methods, Path("results")))
+    found = judged()
+    rows = [found[method.name, "couple"].metrics["network_rows"] for method in methods]
+    assert rows[0] == rows[1] > 3
+
+
+def test_clips_of_other_tools_are_not_replaced(dataset) -> None:
+    Path("results/flow").mkdir(parents=True)
+    Path("results/flow/couple.mp4").write_bytes(b"theirs")
+    (cell,) = run_cells(read_manifest(dataset)[:1], plans(["flow"]), Path("results"))
+    assert "was made by something else" in cell.error
+    assert Path("results/flow/couple.mp4").read_bytes() == b"theirs"
+
+
+def test_a_changed_input_is_not_passed_off_as_done(dataset) -> None:
+    entries = read_manifest(dataset)[:1]
+    list(run_cells(entries, plans(["flow"]), Path("results")))
+    states = [cell.state for cell in run_cells(entries, plans(["flow"]), Path("results").resolve())]
+    assert states == ["kept"]  # by another path of the folder
+    write_image("dusk.png", scene(1)[0])
+    (cell,) = run_cells(entries, plans(["flow"]), Path("results"))
+    assert "reference 1 changed since the results were made" in cell.error
+
+
 def test_what_was_made_with_other_settings_is_not_passed_off(dataset) -> None:
     entries = read_manifest(dataset)[:1]
     assert [cell.state for cell in run_cells(entries, plans(["flow"]), Path("results"))] == ["made"]
@@ -296,12 +364,16 @@ def test_every_form_holds_the_same_numbers(table) -> None:
     assert r"a \& b" in latex and r"\textbf{" in latex and r"\underline{" in latex
     assert latex.count(r"\\") == 4
     parsed = [line.split(",") for line in as_csv(table).splitlines()]
-    assert float(parsed[2][1]) == pytest.approx(float(mean), abs=1e-3)
+    assert parsed[2][:2] == ["T", "best"]
+    assert float(parsed[2][2]) == pytest.approx(float(mean), abs=1e-3)
     assert as_rich(table).row_count == 3
 
 
 def test_a_method_counts_by_the_clips_that_both_have() -> None:
     scores = [*scored("a", [1.0, 2.0, 9.0]), *scored("b", [1.0, 2.0])]
     found = column("m", "higher", scores, "m")
-    assert found.cells["a"].mean == 4
+    assert found.cells["a"].mean == found.cells["b"].mean == 1.5
+    assert found.place("a") == found.place("b") == 0
     assert found.unlike == frozenset()
+    apart = column("m", "higher", [*scored("a", [1.0]), replace(scored("b", [3.0])[0], entry="other")], "m")
+    assert (apart.cells["a"].mean, apart.cells["b"].mean) == (1, 3)

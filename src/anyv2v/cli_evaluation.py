@@ -19,7 +19,9 @@ from anyv2v.terminal import among, do, print_json, print_table, progress, screen
 
 if TYPE_CHECKING:
     from anyv2v.evaluation.methods import Method, Result
-    from anyv2v.evaluation.propagation import Case, Score
+    from anyv2v.evaluation.propagation import Case
+    from anyv2v.evaluation.propagation import Score as TruthScore
+    from anyv2v.evaluation.scoring import Score
 
 bench = typer.Typer(help="Measure, with truth to measure against.", no_args_is_help=True)
 
@@ -157,12 +159,22 @@ def eval_score(
     from anyv2v.evaluation.results import Results
     from anyv2v.evaluation.scoring import read_scores, score, write_scores
 
+    if wrong := [text for text in judge or [] if "=" not in text]:
+        raise OptionError(f"judge {wrong[0]!r}: not of the form role=folder")
     results, models = Results(folder), dict(text.split("=", 1) for text in judge or [])
     judges = Judges(device or "auto", models)
     found = score(results, judges, metrics.split(",") if metrics else None, read_scores(folder))
     total = len(results.methods) * len(results.entries)
     silent = quiet or not screen.is_terminal
-    print(write_scores(folder, list(track(found, "score", total, console=screen, disable=silent))))
+    scores: list[Score] = []
+    known = read_scores(folder)
+    try:
+        scores.extend(track(found, "score", total, console=screen, disable=silent))
+    finally:  # what was scored stays scored, whatever interrupts
+        done = {(one.method, one.entry) for one in scores}
+        rest = [one for one in known if (one.method, one.entry) not in done]
+        path = write_scores(folder, [*scores, *rest])
+    print(path)
 
 
 @evaluation.command("table")
@@ -231,7 +243,7 @@ def _scored(
     side: int | None,
     frames: int | None,
     quiet: bool,
-) -> Iterator[tuple[Case, Score, Result]]:
+) -> Iterator[tuple[Case, TruthScore, Result]]:
     """Put every method to every case, under a bar."""
     from rich.progress import track
 

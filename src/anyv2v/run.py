@@ -41,6 +41,7 @@ __all__ = [
     "Stopwatch",
     "check",
     "first_frame_for",
+    "inputs_of",
     "load_for",
     "memory_errors",
     "origin_of",
@@ -180,7 +181,7 @@ def check(job: VideoJob) -> Choice:
 def _check_files(job: Job) -> None:
     outputs = _check_outputs(job)
     _check_span(job)
-    _check_inputs(_inputs(job), outputs)
+    _check_inputs(inputs_of(job), outputs)
 
 
 def _check_outputs(job: Job) -> list[Path]:
@@ -261,7 +262,7 @@ def _check_backbone(job: VideoJob, choice: Choice) -> Choice:
     return choice
 
 
-def _inputs(job: Job) -> dict[str, Path]:
+def inputs_of(job: Job) -> dict[str, Path]:
     inputs = {"clip": job.clip} | (still_inputs(job) if isinstance(job, StillJob) else {})
     trajectory = getattr(job, "trajectory", None)
     return inputs | ({"trajectory": trajectory} if trajectory else {})
@@ -275,7 +276,7 @@ def _facts(job: Job) -> dict[str, Any]:
     """What the result will be made of and by; looked at before the work, which may take hours."""
     return {
         "job": asdict(job),
-        "sha256": {name: sha256(files_of(path)) for name, path in _inputs(job).items()},
+        "sha256": {name: sha256(files_of(path)) for name, path in inputs_of(job).items()},
         "versions": library_versions(),
     }
 
@@ -364,6 +365,7 @@ def _by_diffusion(
         "inversion_from": source.origin,
         "network_calls": work.calls,
         "network_rows": work.rows,
+        "network_rows_in_all": cost(backbone, job.options).rows,
     }
     return Rendering(
         pairs,

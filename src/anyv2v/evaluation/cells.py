@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ from anyv2v.evaluation.methods import ABLATIONS
 from anyv2v.evaluation.results import INPUTS, MANIFEST, Results
 from anyv2v.job import EditJob, FrameJob, StillJob, read_settings
 from anyv2v.progress import OnStep, Step, ignore
-from anyv2v.run import run_edit, run_frame
+from anyv2v.run import inputs_of, run_edit, run_frame
+from anyv2v.sidecar import files_of, sha256
 from anyv2v.writing import write
 
 if TYPE_CHECKING:
@@ -61,11 +63,13 @@ def plans(
     """
     from anyv2v.backbones import list_backbones
 
-    known = list_backbones()
+    known, backbones = list_backbones(), [name.strip() for name in backbones]
+    if unknown := [name for name in backbones if name not in known]:
+        raise OptionError(f"no backbone {unknown[0]!r}; there are {', '.join(known)}")
     changes = {name: change for text in variants for name, change in _variants(text).items()}
     found = []
     for backbone in backbones:
-        takes = backbone not in known or bool(known[backbone].pipelines)
+        takes = bool(known[backbone].pipelines)
         base = {"backbone": backbone, **settings} | ({"model": model} if model and takes else {})
         found.append(Plan(backbone, base))
         found += [Plan(f"{backbone}+{name}", base | change) for name, change in changes.items() if takes]
@@ -91,7 +95,10 @@ def _variants_of_file(path: Path) -> dict[str, dict[str, Any]]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {str(name): dict(change or {}) for name, change in content.items()}
+        found = {str(name): dict(change or {}) for name, change in content.items()}
+        if wrong := [name for name in found if not re.fullmatch(r"\w[\w.-]*", name)]:
+            raise OptionError(f"{path}: {wrong[0]!r} is no name for a variant")
+        return found
     except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise OptionError(f"{path} holds no settings by the name of a variant") from error
 
@@ -155,7 +162,7 @@ def _prepared(entries: Sequence[Entry], folder: Path) -> Results:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
     had = {entry.name: entry for entry in Results(folder).entries} if (folder / MANIFEST).exists() else {}
     for entry in entries:
-        if had.get(entry.name, entry) != entry:
+        if had.get(entry.name, entry) != entry and any(folder.glob(f"*/{glob.escape(entry.name)}.*")):
             raise OptionError(
                 f"{folder} holds results of another {entry.name!r}; use another folder or another name"
             )
@@ -179,6 +186,7 @@ def _inputs(results: Results, entry: Entry, on_step: OnStep) -> Done:
     job = entry.job(results.source(entry), **_span(entry))
     first, source = results.first_frame(entry), results.source(entry)
     if first.exists() and source.exists():
+        _check_files(results.sidecar(INPUTS, entry, ".png"), _still(job, entry, first))
         return "kept"
     if not first.exists():
         run_frame(_still(job, entry, first), on_step)
@@ -218,17 +226,35 @@ def _edit(results: Results, method: Plan, entry: Entry, on_step: OnStep, load: _
     settings = {key: value for key, value in entry.settings.items() if key not in stills}
     video = Entry(entry.name, entry.task, settings | {"first_frame": str(results.first_frame(entry))})
     job = video.job(output, **_span(entry), **method.settings)
-    if output.exists() and (made := results.sidecar(method.name, entry)):
+    made = results.sidecar(method.name, entry)
+    if output.exists() and not made:
+        raise OptionError(f"{output} was made by something else; give that folder another name")
+    if output.exists():
+        _check_files(made, job)
         if _settings(made["job"]) != _settings(json.loads(json.dumps(asdict(job), default=str))):
-            raise OptionError(f"{output} was made with other settings; delete it, or name the variant anew")
+            raise OptionError(f"{output} was made with other settings; name the variant anew")
         return "kept"
     output.parent.mkdir(exist_ok=True)
     run_edit(replace(job, overwrite=True), on_step, load)
     return "made"
 
 
+ELSEWHERE = ("output", "first_frame", "overwrite", "cache", "fresh", "device", "low_memory")
+"""What may differ between a clip that was made before and the same made now: places and machines."""
+
+
 def _settings(job: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in job.items() if key not in ("overwrite", "cache", "fresh")}
+    return {key: value for key, value in job.items() if key not in ELSEWHERE}
+
+
+def _check_files(made: Mapping[str, Any], job: Any) -> None:
+    """Raises OptionError if an input of a clip has changed since it was made."""
+    now = {name: sha256(files_of(path)) for name, path in inputs_of(job).items()}
+    if changed := [
+        name for name, before in made.get("sha256", {}).items() if now.get(name, before) != before
+    ]:
+        names = " and ".join(changed).replace("_", " ")
+        raise OptionError(f"{names} changed since the results were made; use another folder")
 
 
 class _Loader:

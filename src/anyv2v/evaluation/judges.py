@@ -73,7 +73,7 @@ class Judges:
     def __init__(self, device: str = "auto", models: Mapping[str, str] = MappingProxyType({})) -> None:
         if unknown := models.keys() - WEIGHTS.keys():
             raise OptionError(f"no judge {min(unknown)!r}; there are {', '.join(WEIGHTS)}")
-        self._device, self._models = device, models
+        self._device, self.models = device, models
         self._found: WeakKeyDictionary[object, dict[str, Any]] = WeakKeyDictionary()
 
     @cached_property
@@ -100,7 +100,7 @@ class Judges:
         return found[what]  # type: ignore[no-any-return]
 
     def _folder(self, role: str) -> Path:
-        return WEIGHTS[role].whole_folder(self._models.get(role))
+        return WEIGHTS[role].whole_folder(self.models.get(role))
 
     @cached_property
     def _machine(self) -> tuple[torch.device, torch.dtype]:

@@ -78,7 +78,7 @@ def read_manifest(path: Path) -> list[Entry]:
     for line, content in parse(path, text):
         try:
             entry = _entry(content, path.parent)
-            if entry.name in entries:
+            if entry.name.casefold() in map(str.casefold, entries):
                 raise OptionError(f"there is a {entry.name!r} already; give it another name")
             entry.job(Path("none.mp4"))
         except OptionError as error:
@@ -111,9 +111,10 @@ def _yaml(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
     try:
         content, tree = yaml.safe_load(text), yaml.compose(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise OptionError(f"{path}:{line}: no YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise OptionError(f"{path}:{mark.line + 1 if mark else 1}: no YAML: {what}") from error
     if not isinstance(content, list):
         raise OptionError(f"{path}:1: must be a list of entries")
     assert tree is not None  # there is a list
@@ -128,14 +129,16 @@ def _entry(content: Any, folder: Path) -> Entry:
     task = settings.pop("task", None)
     if task not in TASKS:
         raise OptionError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
-    if "clip" not in settings:
+    if not settings.get("clip"):
         raise OptionError("clip is missing")
+    if odd := [key for key in FILES if key in settings and not isinstance(settings[key], str)]:
+        raise OptionError(f"{odd[0].replace('_', ' ')} must be a path")
     if not ({"first_frame", "editor", "command"} & settings.keys()):
         raise OptionError("first_frame is missing; or name an editor")
     if decided := sorted(settings.keys() & set(RESULTS)):
         raise OptionError(f"{', '.join(decided)}: the run decides that, not an entry")
     name = str(settings.pop("name", Path(str(settings["clip"])).stem))
-    if not re.fullmatch(r"\w[\w .+-]*", name):
+    if not re.fullmatch(r"\w[\w .+-]*", name) or name.endswith(".reference"):
         raise OptionError(f"name {name!r}: take letters, digits, spaces and . + - _ alone")
     return Entry(name, str(task), _absolute(settings, folder))
 
@@ -146,6 +149,6 @@ def _absolute(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key in settings.keys() & set(FILES):
         found[key] = str((folder / str(settings[key])).resolve())
     if references := settings.get("reference"):
-        listed = [references] if isinstance(references, str) else references
+        listed = references if isinstance(references, list) else [references]
         found["reference"] = [str((folder / str(path)).resolve()) for path in listed]
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anyv2v.drafts import draft
+from anyv2v.errors import VideoError
 from anyv2v.evaluation.manifest import Entry
 from anyv2v.evaluation.report import STYLE
 from anyv2v.evaluation.results import Results
@@ -130,7 +131,11 @@ def _figure(inner: str, name: str) -> str:
 
 
 def _video(name: str, path: Path) -> str:
-    clip = Clip(path)
+    try:
+        clip = Clip(path)
+        _ = clip.rate
+    except VideoError as error:
+        return _figure(html.escape(str(error)), name)
     with tempfile.TemporaryDirectory(prefix="anyv2v-") as folder:
         small = write(Path(folder) / "clip.mp4", map(_small, clip), clip.rate, crf=CRF)
         data = _data("video/mp4", small.read_bytes())

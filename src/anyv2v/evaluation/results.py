@@ -59,12 +59,9 @@ class Results:
     @property
     def methods(self) -> list[str]:
         """The methods that have results: folders that hold a clip of an entry, by name."""
+        entries = self.entries
         folders = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
-        return [
-            name
-            for name in folders
-            if name != INPUTS and any(self.clip(name, entry) for entry in self.entries)
-        ]
+        return [name for name in folders if name != INPUTS and any(self.clip(name, e) for e in entries)]
 
     def clip(self, method: str, entry: Entry) -> Path | None:
         """The edited clip, if the method has made it."""
@@ -88,9 +85,9 @@ class Results:
         path = self.folder / INPUTS / f"{entry.name}.reference.png"
         return path if path.is_file() else None
 
-    def sidecar(self, method: str, entry: Entry) -> dict[str, Any]:
+    def sidecar(self, method: str, entry: Entry, suffix: str = ".mp4") -> dict[str, Any]:
         """What a method of ours says of its clip; nothing of other tools'."""
-        path = sidecar_of(self.output(method, entry))
+        path = sidecar_of(self.folder / method / f"{entry.name}{suffix}")
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
@@ -105,14 +102,18 @@ class Results:
         return Clip(self.clip(method, entry) or self.output(method, entry)).read()
 
     def source_like(self, entry: Entry, edited: Video) -> Video:
-        """The source at the times and at the size of an edited clip; no longer than the shorter of the two.
+        """The source at the size of an edited clip, frame by frame if it has as many, else at the same times.
+
+        It is no longer than the shorter of the two.
 
         Raises:
             VideoError: The source cannot be read.
         """
         start = 0.0 if self.source(entry).is_file() else float(entry.settings.get("start", 0.0))
         path = self.source(entry) if self.source(entry).is_file() else Path(str(entry.settings["clip"]))
-        clip = Clip(path, start=start, fps=edited.fps)
+        clip = Clip(path, start=start)
+        if path != self.source(entry) or clip.expected != len(edited):
+            clip = Clip(path, start=start, fps=edited.fps)
         fit = Fit(clip.size, edited.size, entry.settings.get("fit", "crop"))
         frames = [fit.apply(frame) for frame in islice(clip, len(edited))]
         return Video(np.stack(frames), Fraction(edited.fps), None)

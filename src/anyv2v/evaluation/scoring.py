@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyv2v.drafts import draft
-from anyv2v.errors import OptionError
+from anyv2v.errors import OptionError, UserError
 from anyv2v.evaluation.manifest import Entry
 from anyv2v.evaluation.measures import METRICS, Sample, measured
 from anyv2v.evaluation.results import SCORES, Results
@@ -30,7 +31,7 @@ class Score:
         method: The method.
         entry: Name of the entry.
         task: Of the entry.
-        clip: The hash of what was scored.
+        clip: The hash of everything that was looked at.
         metrics: Numbers by metric; one that does not apply is left out.
         missing: Why there is no number, by metric.
     """
@@ -43,19 +44,26 @@ class Score:
     missing: Mapping[str, str]
 
 
+COSTS = ("seconds", "network_rows", "peak_bytes")
+"""Metrics that are read, not measured, and so never kept."""
+
+
 def score(
     results: Results,
     judges: Judges,
     metrics: Sequence[str] | None = None,
     known: Sequence[Score] = (),
 ) -> Iterator[Score]:
-    """Score each clip; one that was scored before, and is the same, keeps its scores.
+    """Score each clip; one that was scored before, with all that belongs to it, keeps its scores.
 
     Args:
         results: The folder.
         judges: The models that some metrics need.
         metrics: Names of metrics; all if left out.
         known: Earlier scores.
+
+    Yields:
+        Scores; of a clip that cannot be read, none but the reason.
 
     Raises:
         OptionError: There is no such metric.
@@ -67,44 +75,56 @@ def score(
     for method in results.methods:
         for entry in results.entries:
             if path := results.clip(method, entry):
-                clip = sha256([path])
-                old = earlier.get(
-                    (method, entry.name, clip), Score(method, entry.name, entry.task, clip, {}, {})
-                )
-                yield _completed(old, results, entry, judges, names)
+                seen = _digest(results, entry, path, judges)
+                new = Score(method, entry.name, entry.task, seen, {}, {})
+                yield _completed(earlier.get((method, entry.name, seen), new), results, entry, judges, names)
+
+
+def _digest(results: Results, entry: Entry, clip: Path, judges: Judges) -> str:
+    """A hash of a clip, of what it is compared to, and of who compares."""
+    files = [clip, results.source(entry), results.first_frame(entry), Path(str(entry.settings.get("mask")))]
+    said = [sha256([file]) if file.is_file() else "" for file in files]
+    return sha256_of([*said, entry.prompt, str(sorted(judges.models.items()))])
+
+
+def sha256_of(texts: Sequence[str]) -> str:
+    """The hash of texts."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _completed(old: Score, results: Results, entry: Entry, judges: Judges, names: Sequence[str]) -> Score:
     """A score with the metrics that it lacked."""
-    if not (lacking := [name for name in names if name not in old.metrics]):
-        return old
-    found = measured(_sample(results, old.method, entry), judges, lacking)
+    lacking = [name for name in names if name not in old.metrics or name in COSTS]
+    try:
+        found = measured(_sample(results, old.method, entry), judges, lacking)
+    except UserError as error:
+        found = dict.fromkeys(lacking, f"n/a: {error}")
     numbers = {name: value for name, value in found.items() if not isinstance(value, str)}
     reasons = {name: value for name, value in found.items() if isinstance(value, str)}
-    return replace(old, metrics={**old.metrics, **numbers}, missing=reasons)
+    kept = {name: value for name, value in old.metrics.items() if name not in COSTS}
+    return replace(old, metrics={**kept, **numbers}, missing={**old.missing, **reasons})
 
 
 def _sample(results: Results, method: str, entry: Entry) -> Sample:
     edited = results.edited(method, entry)
     source = results.source_like(entry, edited)
     frames = edited.frames[: len(source)]
-    said = results.sidecar(method, entry)
     return Sample(
         frames,
         source.frames,
         results.edited_first(entry, edited.size),
         entry.prompt or str(entry.settings.get("instruction", "")),
         results.mask(entry, Size.of(frames[0])),
-        **_cost(said),
+        **_cost(results.sidecar(method, entry)),
     )
 
 
 def _cost(sidecar: Mapping[str, Any]) -> dict[str, float]:
-    """What a method of ours cost, as it said itself."""
-    cost = {name: float(sidecar[name]) for name in ("network_rows", "peak_bytes") if sidecar.get(name)}
-    if seconds := sidecar.get("seconds"):
-        cost["seconds"] = sum(seconds.values())
-    return cost
+    """What a method of ours cost, as it said itself: all of it, and no time where its inversion was kept."""
+    cost = {"network_rows": sidecar.get("network_rows_in_all"), "peak_bytes": sidecar.get("peak_bytes")}
+    if (seconds := sidecar.get("seconds")) and sidecar.get("inversion_from", "net") == "net":
+        cost["seconds"] = sum(spent for stage, spent in seconds.items() if stage != "load")
+    return {name: float(value) for name, value in cost.items() if value}
 
 
 def write_scores(folder: Path, scores: Sequence[Score]) -> Path:

@@ -60,6 +60,13 @@ class Column:
         sign = -1 if self.better == "higher" else 1
         return sorted(self.cells, key=lambda method: sign * self.cells[method].mean)
 
+    def place(self, method: str) -> int:
+        """How many methods are better, 0 for the best; 2 where there is nothing to compare."""
+        if method not in self.cells or len(self.cells) < 2:
+            return 2
+        sign, mine = (-1 if self.better == "higher" else 1), self.cells[method].mean
+        return sum(sign * other.mean < sign * mine for other in self.cells.values())
+
     @property
     def head(self) -> str:
         """The title with an arrow to where better is."""
@@ -84,14 +91,22 @@ class Table:
 
 
 def column(title: str, better: Literal["higher", "lower"], scores: Sequence[Score], metric: str) -> Column:
-    """A metric's column: bootstrapped means, and which methods differ from the best on the clips of both."""
+    """A metric's column: bootstrapped means over the clips of all methods, and who differs from the best.
+
+    Methods that have no clip in common count by their own.
+    """
     values: dict[str, dict[str, float]] = {}
     reasons = set()
     for score in scores:
         if math.isfinite(found := score.metrics.get(metric, math.nan)):
             values.setdefault(score.method, {})[score.entry] = found
         reasons |= {score.missing[metric].removeprefix("n/a: ")} if metric in score.missing else set()
-    cells = {method: bootstrapped(list(found.values())) for method, found in values.items()}
+    shared = set.intersection(*map(set, values.values())) if values else set()
+    counted = {
+        method: [found[entry] for entry in found if entry in shared] or list(found.values())
+        for method, found in values.items()
+    }
+    cells = {method: bootstrapped(found) for method, found in counted.items()}
     largest = max((abs(cell.mean) for cell in cells.values()), default=0.0)
     digits = 0 if largest >= 1000 else 1 if largest >= 10 else 2 if largest >= 2 else 3
     made = Column(title, better, cells, digits=digits, note="" if cells else "; ".join(sorted(reasons)))
@@ -126,8 +141,7 @@ def cell_of(found: Column, method: str, mark: Mark, dagger: str) -> str:
     cell = found.cells[method]
     half = (cell.high - cell.low) / 2
     number = f"{cell.mean:.{found.digits}f}" + (f" ±{half:.{found.digits}f}" if half else "")
-    place = found.order.index(method) if len(found.cells) > 1 else 2
-    return mark(number, place) + (dagger if method in found.unlike else "")
+    return mark(number, found.place(method)) + (dagger if method in found.unlike else "")
 
 
 def notes_of(table: Table) -> list[str]:
@@ -157,13 +171,12 @@ def as_rich(table: Table) -> RichTable:
             Text(cell_of(found, method, lambda number, _: number, "†"), _style(found, method))
             for found in table.columns
         ]
-        shown.add_row(method, *cells)
+        shown.add_row(Text(method), *cells)
     return shown
 
 
 def _style(found: Column, method: str) -> str:
-    place = found.order.index(method) if method in found.cells and len(found.cells) > 1 else 2
-    return ("bold", "underline", "")[min(place, 2)]
+    return ("bold", "underline", "")[min(found.place(method), 2)]
 
 
 def as_markdown(table: Table) -> str:
@@ -222,11 +235,13 @@ def as_csv(table: Table) -> str:
     """For a spreadsheet: mean, and both ends of the interval."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", *(f"{c.title}{end}" for c in table.columns for end in ("", " low", " high"))])
+    writer.writerow(
+        ["table", "method", *(f"{c.title}{end}" for c in table.columns for end in ("", " low", " high"))]
+    )
     for method in table.methods:
         cells = (found.cells.get(method) for found in table.columns)
         numbers = [(c.mean, c.low, c.high) if c else ("", "", "") for c in cells]
-        writer.writerow([method, *(number for triple in numbers for number in triple)])
+        writer.writerow([table.title, method, *(number for triple in numbers for number in triple)])
     return out.getvalue()
 
 

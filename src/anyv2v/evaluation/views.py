@@ -51,11 +51,15 @@ def tables_of(
     if paper is None:
         return [_of_task(scores, task, metrics or list(METRICS)) for task in tasks or _tasks(scores)]
     if paper == 1:
-        return [_of_people(folder, scores, "prompt", metrics or ["clip_text", "clip_image"])]
+        return [
+            _of_people(folder, scores, task, metrics or ["clip_text", "clip_image"])
+            for task in tasks or ("prompt",)
+        ]
     if paper == 2:
         return [_of_people(folder, scores, task, metrics or []) for task in tasks or TASKS[1:]]
     if paper == 3:
-        return [_ablation(scores, metrics or ["clip_image"])]
+        chosen = [score for score in scores if not tasks or score.task in tasks]
+        return [_ablation(chosen, metrics or ["clip_image"])]
     raise OptionError(f"table {paper}: there are 1, 2 and 3")
 
 
@@ -69,8 +73,12 @@ def _columns(scores: Sequence[Score], metrics: Sequence[str]) -> list[Column]:
 
 def _of_task(scores: Sequence[Score], task: str, metrics: Sequence[str]) -> Table:
     chosen = [score for score in scores if score.task == task]
-    clips = len({score.entry for score in chosen})
-    return Table(f"{TITLES[task]}, {_counted(clips)}", _methods(chosen), _columns(chosen, metrics))
+    clips, methods = {score.entry for score in chosen}, _methods(chosen)
+    made = [{score.entry for score in chosen if score.method == method} for method in methods]
+    notes = (
+        [] if all(found == clips for found in made) else ["means are over the clips that all methods made"]
+    )
+    return Table(f"{TITLES[task]}, {_counted(len(clips))}", methods, _columns(chosen, metrics), notes)
 
 
 def _methods(scores: Sequence[Score]) -> list[str]:
@@ -80,7 +88,7 @@ def _methods(scores: Sequence[Score]) -> list[str]:
 def _of_people(folder: Path, scores: Sequence[Score], task: str, metrics: Sequence[str]) -> Table:
     """The votes of the study, where there was one, and then metrics."""
     found = _of_task(scores, task, metrics)
-    return Table(found.title, found.methods, [*_votes(folder, task), *found.columns])
+    return Table(found.title, found.methods, [*_votes(folder, task), *found.columns], found.notes)
 
 
 def _votes(folder: Path, task: str) -> list[Column]:
