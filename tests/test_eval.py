@@ -366,7 +366,9 @@ def test_every_form_holds_the_same_numbers(table) -> None:
     parsed = [line.split(",") for line in as_csv(table).splitlines()]
     assert parsed[2][:2] == ["T", "best"]
     assert float(parsed[2][2]) == pytest.approx(float(mean), abs=1e-3)
-    assert as_rich(table).row_count == 3
+    shown = as_rich(table)
+    assert (shown.row_count, len(shown.columns)) == (3, 3)
+    assert "none: n/a, as why" in shown.caption
 
 
 def test_a_method_counts_by_the_clips_that_both_have() -> None:

@@ -239,7 +239,7 @@ def background_psnr(sample: Sample, _judges: Judges) -> float:
     """
     if sample.background is None:
         return nan
-    return metrics.psnr(sample.frames, sample.source, sample.background)
+    return metrics.bounded_psnr(sample.frames, sample.source, sample.background)
 
 
 @_metric("outside SSIM", "higher", (-1, 1), "SSIM to the source outside the mask", _MASK)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["first_frame_adherence", "psnr", "ssim", "warping_error"]
+__all__ = ["bounded_psnr", "first_frame_adherence", "psnr", "ssim", "warping_error"]
 
 Frames = NDArray[np.uint8]
 Region = NDArray[np.bool_]
 
 
 def psnr(frames: Frames, truth: Frames, region: Region | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, higher is better, at most 100; over ``region`` if one is given.
+    """Peak signal-to-noise ratio in dB, higher is better; over ``region`` if one is given.
 
     Returns:
-        NaN where the region is empty.
+        Infinity for what is equal, NaN where the region is empty.
     """
     error = np.square(frames.astype(np.float32) - truth).mean(axis=-1)
     chosen = error if region is None else error[region]
     if chosen.size == 0:
         return float("nan")
-    return float(min(100.0, 10 * np.log10(255**2 / max(float(chosen.mean()), 1e-9))))
+    mean = float(chosen.mean())
+    return 10 * math.log10(255**2 / mean) if mean else math.inf
+
+
+MOST = 100.0  # dB; a single level in one pixel of a million is 108
+
+
+def bounded_psnr(frames: Frames, truth: Frames, region: Region | None = None) -> float:
+    """The same, but at most 100 dB: one infinite score would leave no mean and no interval of many."""
+    return min(psnr(frames, truth, region), MOST)  # in this order, which keeps a NaN
 
 
 def ssim(frames: Frames, truth: Frames, region: Region | None = None) -> float:
@@ -43,8 +54,8 @@ def ssim(frames: Frames, truth: Frames, region: Region | None = None) -> float:
 
 
 def first_frame_adherence(frames: Frames, edited_first: NDArray[np.uint8]) -> float:
-    """PSNR in dB of the first frame against the edited frame that was asked for, higher is better."""
-    return psnr(frames[:1], edited_first[None])
+    """PSNR in dB, at most 100, of the first frame against the one that was asked for, higher is better."""
+    return bounded_psnr(frames[:1], edited_first[None])
 
 
 def warping_error(frames: Frames, flow: NDArray[np.float32], visible: Region) -> float:

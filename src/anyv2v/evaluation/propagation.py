@@ -21,7 +21,7 @@ from anyv2v.errors import VideoError
 from anyv2v.evaluation.captions import describe
 from anyv2v.evaluation.filming import Pair, render_pair
 from anyv2v.evaluation.methods import Method, Result, Task
-from anyv2v.evaluation.metrics import first_frame_adherence, psnr, ssim, warping_error
+from anyv2v.evaluation.metrics import bounded_psnr, first_frame_adherence, ssim, warping_error
 from anyv2v.evaluation.scenes import EDITS, MOTIONS, edit_scene, sample_scene
 from anyv2v.video import Clip, Fit, Size
 
@@ -188,9 +188,9 @@ def measure(result: Result, case: Case) -> dict[str, float]:
     if case.flow is not None and case.visible is not None:
         warp = warping_error(result.frames, case.flow, case.visible)
     return {
-        "psnr": psnr(ours, truth),
-        "psnr_edit": psnr(ours, truth, region),
-        "psnr_rest": psnr(ours, truth, ~region),
+        "psnr": bounded_psnr(ours, truth),
+        "psnr_edit": bounded_psnr(ours, truth, region),
+        "psnr_rest": bounded_psnr(ours, truth, ~region),
         "ssim": ssim(ours, truth),
         "ssim_edit": ssim(ours, truth, region),
         "ssim_rest": ssim(ours, truth, ~region),

@@ -18,7 +18,7 @@ from anyv2v.backbones import Choice
 from anyv2v.drafts import check_file, draft
 from anyv2v.edit import Trajectory, diffuse, invert_video
 from anyv2v.evaluation.inspecting import diffusion_for
-from anyv2v.evaluation.metrics import psnr
+from anyv2v.evaluation.metrics import bounded_psnr
 from anyv2v.evaluation.sweep import knobs_of, trials
 from anyv2v.fitting import check_levels, check_options, clip_spec, fit_frame, fit_frames, recorded_taps
 from anyv2v.job import TrialJob
@@ -188,7 +188,7 @@ def scores_of(trial: Trial, video: Video, first_frame: Frame, prompt: str) -> Sc
     frames, source = trial.result.frames, _source(video, trial)
     edited = fit_frame(first_frame, trial.result.size, trial.options)
     sample = Sample(frames, source, edited, prompt, seconds=trial.seconds)
-    return {"source_psnr": psnr(frames, source), **measured(sample, Judges(), PIXELS)}
+    return {"source_psnr": bounded_psnr(frames, source), **measured(sample, Judges(), PIXELS)}
 
 
 def _source(video: Video, trial: Trial) -> NDArray[np.uint8]:

@@ -156,20 +156,21 @@ def notes_of(table: Table) -> list[str]:
 
 
 def as_rich(table: Table) -> RichTable:
-    """For the terminal."""
+    """For the terminal; what no method has a number of stands below alone."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    columns = [found for found in table.columns if found.cells] or table.columns
     shown = RichTable(
         title=table.title, title_justify="left", caption="\n".join(notes_of(table)), caption_justify="left"
     )
     shown.add_column("method", no_wrap=True)
-    for found in table.columns:
+    for found in columns:
         shown.add_column(found.head, justify="right", overflow="fold")
     for method in table.methods:
         cells = [
             Text(cell_of(found, method, lambda number, _: number, "†"), _style(found, method))
-            for found in table.columns
+            for found in columns
         ]
         shown.add_row(Text(method), *cells)
     return shown
