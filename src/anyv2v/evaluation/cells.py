@@ -17,7 +17,7 @@ from anyv2v.errors import AnyV2VError, OptionError, OutputError
 from anyv2v.evaluation.manifest import Entry, write_manifest
 from anyv2v.evaluation.methods import ABLATIONS
 from anyv2v.evaluation.results import INPUTS, MANIFEST, Results
-from anyv2v.job import EditJob, FrameJob, StillJob, read_settings
+from anyv2v.job import EditJob, FrameJob, Job, StillJob, read_settings
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.run import inputs_of, run_edit, run_frame
 from anyv2v.sidecar import files_of, sha256
@@ -247,7 +247,7 @@ def _settings(job: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in job.items() if key not in ELSEWHERE}
 
 
-def _check_files(made: Mapping[str, Any], job: Any) -> None:
+def _check_files(made: Mapping[str, Any], job: Job) -> None:
     """Raises OptionError if an input of a clip has changed since it was made."""
     now = {name: sha256(files_of(path)) for name, path in inputs_of(job).items()}
     if changed := [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyv2v.cache import key_of
 from anyv2v.drafts import draft
 from anyv2v.errors import OptionError, UserError
 from anyv2v.evaluation.manifest import Entry
@@ -82,14 +82,11 @@ def score(
 
 def _digest(results: Results, entry: Entry, clip: Path, judges: Judges) -> str:
     """A hash of a clip, of what it is compared to, and of who compares."""
-    files = [clip, results.source(entry), results.first_frame(entry), Path(str(entry.settings.get("mask")))]
-    said = [sha256([file]) if file.is_file() else "" for file in files]
-    return sha256_of([*said, entry.prompt, str(sorted(judges.models.items()))])
-
-
-def sha256_of(texts: Sequence[str]) -> str:
-    """The hash of texts."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    files = {"clip": clip, "source": results.source(entry), "first frame": results.first_frame(entry)}
+    if mask := entry.settings.get("mask"):
+        files["mask"] = Path(mask)
+    said = {name: sha256([file]) for name, file in files.items() if file.is_file()}
+    return key_of({**said, "prompt": entry.prompt, "judges": dict(judges.models)})
 
 
 def _completed(old: Score, results: Results, entry: Entry, judges: Judges, names: Sequence[str]) -> Score:
