@@ -37,6 +37,8 @@ from anyv2v.store import (
     keep_inversion,
     kept_frame,
     kept_inversion,
+    load_trajectory,
+    save_trajectory,
 )
 from conftest import scene
 
@@ -116,6 +118,15 @@ def test_it_is_the_same_as_from_a_kept_file(edit: Edit, tiny, i2vgen_xl, monkeyp
     run_invert(InvertJob(clip=Path("clip.mp4"), output=Path("kept.safetensors"), **known))
     assert facts(edit("file", trajectory=Path("kept.safetensors")))["inversion_from"] == "file"
     np.testing.assert_array_equal(frames("cached"), frames("file"))
+
+
+@pytest.mark.parametrize("length", range(1, 65, 8))
+def test_what_was_read_lies_in_memory_as_what_was_made(tmp_path, length: int) -> None:
+    """Kernels round by alignment, and where numbers lie in a file depends on the length of its header."""
+    about = {"checkpoint": "x" * length}
+    save_trajectory(tmp_path / "kept", Trajectory({7: torch.ones(3)}), about, 1, overwrite=False)
+    trajectory, _ = load_trajectory(tmp_path / "kept", about, "cpu")
+    assert trajectory.at(7).data_ptr() % 64 == 0
 
 
 def test_other_edits_of_the_clip_share_the_inversion(edit: Edit, calls) -> None:

@@ -130,7 +130,8 @@ def load_trajectory(path: Path, about: Mapping[str, str], device: Any) -> tuple[
             said = file.metadata()
             found, steps, digest = json.loads(said["identity"]), int(said["inversion_steps"]), said["sha256"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            trajectory = _trajectory({name: tensor.to(device) for name, tensor in tensors.items()})
+            # A copy, aligned as fresh results are: of a file's own alignment some kernels round differently.
+            trajectory = _trajectory({name: tensor.to(device, copy=True) for name, tensor in tensors.items()})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"{path} is not an inversion that anyv2v wrote") from error
     if differing := [key for key in about if found.get(key) != about[key]]:
