@@ -19,7 +19,7 @@ FLOORS = [
     {"errors", "progress", "models", "models.consisti2v", "models.seine", "models.anydoor", "models.vgg"},
     {"drafts", "cache"},
     {"video"},
-    {"writing", "options", "sheet", "sidecar", "weights"},
+    {"writing", "options", "sheet", "sidecar", "weights", "windows"},
     {"editors.entry"},
     {"editors.catalog"},
     {"inversion"},

@@ -40,6 +40,8 @@ app = typer.Typer(
     cache=flags.Cache,
     overwrite=flags.Overwrite,
     **flags.SPAN,
+    whole=flags.Whole,
+    overlap=flags.Overlap,
     restore=flags.Restore,
     **flags.MODEL,
     **flags.INVERSION,

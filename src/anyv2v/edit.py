@@ -5,11 +5,14 @@ This page holds no tensor library, no model and no file: a backbone brings the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anyv2v.backbones import Carrier, load_backbone, recipe
 from anyv2v.errors import OptionError, VideoError
@@ -22,21 +25,28 @@ from anyv2v.fitting import (
     recorded_taps,
     source_level,
     start_level,
+    window_for,
 )
 from anyv2v.inversion import walk
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
-from anyv2v.video import Fit, Frame, Video
+from anyv2v.video import Fit, Frame, Size, Video
+from anyv2v.windows import Seam, count_windows, over_windows, windows
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from anyv2v.backbones.protocol import Backbone, Condition
 
-__all__ = ["Trajectory", "diffuse", "edit", "invert", "invert_video", "propagate"]
+__all__ = ["Trajectory", "diffuse", "diffuse_windows", "edit", "invert", "invert_video", "propagate"]
 
 
 Noise = Callable[["Tensor"], "Tensor"]
+Lay = Callable[["Tensor", int], "Tensor"]
+
+
+def _as_it_is(z: Tensor, _level: int) -> Tensor:
+    return z
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,7 @@ def propagate(
     options: Options = Options(),
     *,
     noise: Noise | None = None,
+    lay: Lay = _as_it_is,
     on_step: OnStep = ignore,
 ) -> Tensor:
     """Denoise the edit from the source's noise, with the source's features (equation 4).
@@ -137,6 +148,7 @@ def propagate(
         options: Steps, thresholds, layers, guidance.
         noise: Draws noise like the latents it is given, for ``noise_share`` first, then for each step of a
             stochastic sampler; left out, the seed draws it.
+        lay: Given the latents at each level as sampling gets there; what it returns takes their place.
         on_step: Called after every step with the latents reached.
 
     Returns:
@@ -148,7 +160,7 @@ def propagate(
     bank, sampler, draw = backbone.bank, backbone.sampler(options), noise or _noise(backbone, options)
     plan, grid = bank.plan(options), sampler.grid(options.steps)
     z = _start(source.at(start_level(backbone, options)), options, draw)
-    z = backbone.prepare(z, edit_condition, options)
+    z = lay(backbone.prepare(z, edit_condition, options), grid[options.skip])
     for step in range(options.skip, options.steps):
         t, s, taps = grid[step], grid[step + 1], plan.active(step)
         level = source_level(backbone, t, options)
@@ -164,7 +176,7 @@ def propagate(
             with bank.injecting(taps):
                 out = backbone.denoise(_branches(z, len(edit_condition)), t, edit_condition)
         fresh = draw(z) if sampler.stochastic else None
-        z = sampler.step(backbone.guide(out, options), z, t, s, fresh)
+        z = lay(sampler.step(backbone.guide(out, options), z, t, s, fresh), s)
         on_step(Step("propagate", step + 1 - options.skip, options.steps - options.skip, s, z))
     return z
 
@@ -206,8 +218,8 @@ def edit(
     """Carry the edit of a clip's first frame through the clip.
 
     Args:
-        video: The source, at least two frames. A diffusion backbone is at its best with the number of frames
-            and the frame rate of its ``spec``: ``Clip(path, frames=16, fps=8).read()``.
+        video: The source, at least two frames. A diffusion backbone is at its best with the frame rate of its
+            ``spec``, ``Clip(path, fps=8).read()``; what is longer than ``options.window`` goes in windows.
         first_frame: The edited first frame, ``[H, W, 3]`` RGB; fitted like the source if its size differs.
         prompt: What the edited clip shows. Optical flow does not read it.
         backbone: A backbone, or the name of one: see ``load_backbone``.
@@ -229,7 +241,10 @@ def edit(
         fitted = fit_frame(first_frame, video.size, options or Options())
         return _carry(model, video, fitted, on_step)
     own = options or recipe(backbone=model.name)
-    return diffuse(model, video, first_frame, prompt, own, on_step=on_step)
+    pairs = diffuse_windows(
+        model, video.frames, video.fps, first_frame, prompt, own, expected=len(video), on_step=on_step
+    )
+    return _timed(np.stack([edited for _, edited in pairs]), model, video, own)
 
 
 def _carry(carrier: Carrier, video: Video, first_frame: Frame, on_step: OnStep) -> Video:
@@ -250,7 +265,85 @@ def diffuse(
     trajectory: Trajectory | None = None,
     on_step: OnStep = ignore,
 ) -> Video:
-    """``edit`` by a diffusion backbone, from the clip's inversion by ``invert_video`` if that is at hand."""
+    """``edit`` in one window, by a diffusion backbone that is given all frames at once, however many.
+
+    It starts from the clip's inversion by ``invert_video`` if that is at hand.
+    """
+    z0 = _denoise(backbone, video, first_frame, prompt, options, trajectory, on_step=on_step)
+    return _timed(_develop(backbone, z0, video, options, on_step=on_step), backbone, video, options)
+
+
+Invert = Callable[[Video, OnStep], Trajectory]
+
+
+def diffuse_windows(
+    backbone: Backbone,
+    frames: Iterable[Frame],
+    fps: Fraction,
+    first_frame: Frame,
+    prompt: str,
+    options: Options = Options(),
+    *,
+    expected: int | None = None,
+    inverted: Invert | None = None,
+    on_step: OnStep = ignore,
+) -> Iterator[tuple[Frame, Frame]]:
+    """``edit`` by a diffusion backbone, window by window: a clip of any length in the memory of one window.
+
+    Each next window is anchored on the last frames of the one before: its edited first frame is what that
+    made of this frame, and its latents of the frames that both show are that one's, at every level.
+
+    Args:
+        backbone: The image-to-video model.
+        frames: The source, ``[H, W, 3]`` each; taken as they are needed.
+        fps: Its frames per second.
+        first_frame: The edited first frame of the clip, ``[H, W, 3]``.
+        prompt: What the edited clip shows.
+        options: Settings; ``window`` and ``overlap`` are read here.
+        expected: How many frames there are, if that is known, to tell how far the work is.
+        inverted: Gives the inversion of a window; left out, the window is inverted.
+        on_step: Called as the work goes on, with the steps of all windows.
+
+    Yields:
+        Each frame of the source, and of the edit.
+    """
+    length, overlap = window_for(backbone, options)
+    count = count_windows(expected or 0, length, overlap)
+    seam, draw, z0 = Seam(), _noise(backbone, options), None
+    for number, window in enumerate(windows(frames, length, overlap)):
+        watch = over_windows(on_step, number, number + 1 if window.last else max(count, number + 2))
+        video, known = Video(window.frames, fps), window.known
+        if z0 is not None:
+            first_frame = backbone.decode(z0[:, :, -known:][:, :, :1])[0]
+        z0 = _denoise(
+            backbone,
+            video,
+            first_frame,
+            prompt,
+            options,
+            inverted and inverted(video, watch),
+            noise=draw,
+            lay=_as_it_is if window.last and not known else partial(seam.lay, known=known),
+            on_step=watch,
+        )
+        yield from zip(
+            video.frames[known:], _develop(backbone, z0, video, options, known, watch), strict=True
+        )
+
+
+def _denoise(
+    backbone: Backbone,
+    video: Video,
+    first_frame: Frame,
+    prompt: str,
+    options: Options,
+    trajectory: Trajectory | None,
+    *,
+    noise: Noise | None = None,
+    lay: Lay = _as_it_is,
+    on_step: OnStep,
+) -> Tensor:
+    """The clean latents of the edit of a window."""
     check_options(backbone, options)
     spec = clip_spec(backbone, video, options)
     first, edited = (fit_frame(frame, spec.size, options) for frame in (video.frames[0], first_frame))
@@ -260,13 +353,28 @@ def diffuse(
     edit_condition = backbone.condition(edited, prompt, spec, options, generator=draw)
     seen = edited if options.source_frame == "edited" else first
     source_condition = backbone.condition(seen, options.inversion_prompt, spec, generator=draw)
-    z0 = propagate(backbone, trajectory, source_condition, edit_condition, options, on_step=on_step)
-    frames = backbone.decode(z0, on_frame=lambda done: on_step(Step("decode", done, spec.frames)))
-    if options.restore:
-        fit = Fit(video.size, spec.size, options.fit)
-        frames = np.stack([fit.undo(new, old) for new, old in zip(frames, video.frames, strict=True)])
-    # Frames that keep another rate than their own run faster or slower than their sound.
-    return Video(frames, spec.fps, video.audio if spec.fps == video.fps else None)
+    conditions = source_condition, edit_condition
+    return propagate(backbone, trajectory, *conditions, options, noise=noise, lay=lay, on_step=on_step)
+
+
+def _develop(
+    backbone: Backbone, z0: Tensor, video: Video, options: Options, known: int = 0, on_step: OnStep = ignore
+) -> NDArray[np.uint8]:
+    """The frames of the edit of a window, but for those that are known already."""
+    whole = len(video)
+    frames = backbone.decode(
+        z0[:, :, known:], on_frame=lambda done: on_step(Step("decode", known + done, whole))
+    )
+    if not options.restore:
+        return frames
+    fit = Fit(video.size, Size.of(frames[0]), options.fit)
+    return np.stack([fit.undo(new, old) for new, old in zip(frames, video.frames[known:], strict=True)])
+
+
+def _timed(frames: NDArray[np.uint8], backbone: Backbone, video: Video, options: Options) -> Video:
+    """Frames that keep another rate than their own run faster or slower than their sound, and lose it."""
+    fps = clip_spec(backbone, video, options).fps
+    return Video(frames, fps, video.audio if fps == video.fps else None)
 
 
 def invert_video(

@@ -31,7 +31,12 @@ __all__ = [
     "source_level",
     "source_levels",
     "start_level",
+    "window_for",
 ]
+
+
+OVERLAP = 4
+"""Windows share a quarter of their frames: docs/windows.md has what other shares give."""
 
 
 def clip_spec(backbone: Backbone, video: Video, options: Options) -> VideoSpec:
@@ -51,6 +56,19 @@ def check_size(backbone: Backbone, size: Size) -> None:
     multiple = backbone.spec.multiple
     if size.width % multiple or size.height % multiple:
         raise OptionError(f"size {size} does not suit {backbone.name}: take multiples of {multiple}")
+
+
+def window_for(backbone: Backbone, options: Options) -> tuple[int, int]:
+    """How many frames are edited at once, and how many of them two windows share.
+
+    Raises:
+        OptionError: The overlap is no part of a window.
+    """
+    length = options.window or backbone.spec.frames
+    overlap = options.overlap or max(1, length // OVERLAP)
+    if overlap >= length:
+        raise OptionError(f"overlap is {overlap}; it must be less than the {length} frames of a window")
+    return length, overlap
 
 
 def check_options(backbone: Backbone, options: Options) -> None:

@@ -106,7 +106,12 @@ SourceBranch = Annotated[
 ]
 FrameRate = Annotated[str | None, option(DETAIL, "resample or keep: how frames meet the backbone's rate.")]
 Start = Annotated[float | None, option(CLIP, "Seconds to leave out at the beginning.")]
-Frames = Annotated[int | None, option(CLIP, "Number of frames.")]
+Frames = Annotated[int | None, option(CLIP, "Number of frames. Default: one window.")]
+Whole = Annotated[bool | None, option(CLIP, "Edit the whole clip, however long, in windows.", "--whole")]
+Window = Annotated[int | None, option(CLIP, "Frames edited at once. Default: the backbone's own number.")]
+Overlap = Annotated[
+    int | None, option(CLIP, "Frames that two windows share. Default: a quarter of a window.")
+]
 Duration = Annotated[float | None, option(CLIP, "Seconds, instead of --frames.")]
 Fps = Annotated[str | None, option(CLIP, "Frames per second, as 8 or 30000/1001.")]
 SizeOption = Annotated[str | None, option(CLIP, "Size that the backbone works at, as 512x320.", "--size")]
@@ -174,6 +179,7 @@ SPAN = {
     "frames": Frames,
     "duration": Duration,
     "fps": Fps,
+    "window": Window,
     "size": SizeOption,
     "fit": FitOption,
 }

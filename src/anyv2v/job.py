@@ -56,7 +56,7 @@ class VideoJob(Job):
     Attributes:
         backbone: A name in the registry, or ``auto``.
         model: A checkpoint's folder, or a Hugging Face repository.
-        frames: Number of frames; if left out the backbone's own, and for optical flow all there are.
+        frames: Number of frames; if left out those of a window, and for optical flow all there are.
         duration: Seconds, instead of ``frames``.
         fps: Frames per second; if left out the backbone's own, and for optical flow the clip's.
         recipe: The named recipe that ``options`` started from.
@@ -196,16 +196,23 @@ class EditJob(TrialJob):
     """Edit a clip.
 
     Attributes:
-        trajectory: An inversion of the clip that ``anyv2v invert`` kept.
+        whole: Edit all frames there are, however many.
+        trajectory: An inversion of the clip, of one window, that ``anyv2v invert`` kept.
         sheet: Where to put a contact sheet of source and edit, if anywhere.
         save_frame: Where to put the edited first frame, if anywhere.
         cache: Take the clip's inversion from the cache if it is there, and else keep it.
     """
 
+    whole: bool = False
     trajectory: Path | None = None
     sheet: Path | None = None
     save_frame: Path | None = None
     cache: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.whole and (self.frames or self.duration):
+            raise OptionError("whole and frames or duration contradict each other: give one of them")
 
 
 J = TypeVar("J", bound=Job)

@@ -43,6 +43,10 @@ class Options:
         layers_spatial: Decoder layers of spatial attention, l_2 in the paper.
         layers_temporal: Decoder layers of temporal attention, l_3 in the paper.
         layers_cross: Decoder layers of the attention to the text.
+        window: Frames that are edited at once; the backbone's own number if left out. A longer clip is edited
+            in windows of so many.
+        overlap: Frames that a window shares with the one before it, fewer than ``window``; a quarter of its
+            frames if left out.
         skip: Steps left out at the noisy end: sampling starts at T' < T (section 4.2).
         noise_share: Share, 0 to 1, of random noise mixed into the start latents.
         frame_init: Give the start the layout of the edited first frame, where a backbone can: ConsistI2V. It
@@ -88,6 +92,8 @@ class Options:
     layers_spatial: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
     layers_temporal: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
     layers_cross: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11)
+    window: int | None = None
+    overlap: int | None = None
     skip: int = 1
     noise_share: float = 0.0
     frame_init: Literal["none", "gaussian", "butterworth", "ideal", "box"] = "none"
@@ -119,6 +125,10 @@ class Options:
         _check("inversion_steps", self.inversion_steps, 1, 1000)
         _check("inversion_iterations", self.inversion_iterations, 1, 100)
         _check("skip", self.skip, 0, self.steps - 1)
+        if self.window is not None:
+            _check("window", self.window, 2, 1000)
+        if self.overlap is not None:
+            _check("overlap", self.overlap, 1, (self.window or 1000) - 1)
         if self.start_level is not None:
             _check("start_level", self.start_level, 0, 999)
         _check("seed", self.seed, 0, 2**63 - 1)

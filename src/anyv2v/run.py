@@ -17,16 +17,16 @@ import numpy as np
 
 from anyv2v.backbones import Carrier, Choice, choose, load_choice, recipe
 from anyv2v.drafts import check_file
-from anyv2v.edit import diffuse, invert_video
+from anyv2v.edit import Trajectory, diffuse_windows, invert_video
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
-from anyv2v.fitting import check_levels, check_options, clip_spec, cost, fit_frame
+from anyv2v.fitting import check_levels, check_options, clip_spec, cost, fit_frame, window_for
 from anyv2v.flow import FlowReport
 from anyv2v.job import EditJob, FrameJob, InvertJob, Job, StillJob, VideoJob
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.sheet import Reel
 from anyv2v.sidecar import files_of, library_versions, sha256, sidecar_of, write_sidecar
-from anyv2v.source import inversion_for, of_use
+from anyv2v.source import Inversion, inversion_for, of_use
 from anyv2v.still import Still, check_still, edit_still, sheet_of, still_inputs
 from anyv2v.store import identity, save_trajectory
 from anyv2v.video import AudioTrack, Clip, Frame, Size, Video, check_image_suffix, write_image
@@ -41,7 +41,9 @@ __all__ = [
     "Stopwatch",
     "check",
     "first_frame_for",
+    "frames_for",
     "inputs_of",
+    "left_out",
     "load_for",
     "memory_errors",
     "origin_of",
@@ -158,7 +160,7 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
     origin = origin_of(job, choice)
     with memory_errors():
         backbone: Any = load_for(job, choice, watch)
-        video = read_clip(job, backbone.spec)
+        video = read_clip(job, backbone)
         trajectory = invert_video(backbone, video, job.options, on_step=watch)
     kept = of_use(trajectory, backbone, job.options)
     about = identity(backbone, choice.checkpoint, video, job.options)
@@ -215,19 +217,19 @@ def _check_span(job: Job) -> None:
 
 
 def spec_for(job: VideoJob, backbone: Any) -> VideoSpec:
-    """What a diffusion backbone would be given for a job; it may be on the meta device.
+    """What a diffusion backbone would be given at once for a job; it may be on the meta device.
 
     Raises:
         OptionError: It has no use for an option, or inversion does not pass what sampling asks for.
     """
     clip, options = span_for(job, backbone.spec), job.options
-    limit = None if job.frames or job.duration else backbone.spec.frames
+    length, _ = window_for(backbone, options)
     blank = np.zeros((1, clip.size.height, clip.size.width, 3), np.uint8)
     spec = clip_spec(backbone, Video(blank, clip.rate), options)
     check_options(backbone, options)
     if getattr(job, "trajectory", None) is None:
         check_levels(backbone, options)
-    return replace(spec, frames=min(filter(None, (clip.expected, limit)), default=backbone.spec.frames))
+    return replace(spec, frames=min(clip.expected or length, length))
 
 
 def _check_inputs(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
@@ -298,7 +300,7 @@ class Rendering:
         audio: The sound, if any.
         sizes: Sizes that were expected of the edited frame; it was fitted to the last.
         findings: For the sidecar, once the frames are drawn.
-        notices: What a person should know, a sentence each.
+        notices: What a person should know then, a sentence each.
     """
 
     pairs: Iterable[tuple[Frame, Frame]]
@@ -306,7 +308,7 @@ class Rendering:
     audio: AudioTrack | None
     sizes: tuple[Size, ...]
     findings: Callable[[], dict[str, Any]]
-    notices: tuple[str, ...] = ()
+    notices: Callable[[], Iterable[str]] = tuple
 
 
 def _render(
@@ -352,29 +354,45 @@ def _by_diffusion(
     job: EditJob, checkpoint: Path, backbone: Backbone, first_frame: Frame, watch: Stopwatch
 ) -> Rendering:
     _watch_peak(backbone)
-    video = read_clip(job, backbone.spec)
-    source = inversion_for(job, checkpoint, backbone, video, watch)
-    result = diffuse(
-        backbone, video, first_frame, job.prompt, job.options, trajectory=source.trajectory, on_step=watch
+    spec, clip, sources = spec_for(job, backbone), span_for(job, backbone.spec), list[Inversion]()
+
+    def inverted(video: Video, on_step: OnStep) -> Trajectory:
+        source = inversion_for(job, checkpoint, backbone, video, on_step)
+        sources.append(replace(source, trajectory=Trajectory({})))  # all of them would fill the memory
+        return source.trajectory
+
+    pairs = diffuse_windows(
+        backbone,
+        frames_for(job, backbone),
+        clip.rate,
+        first_frame,
+        job.prompt,
+        job.options,
+        expected=_length(job, backbone),
+        inverted=inverted,
+        on_step=watch,
     )
-    sizes = video.size, job.options.size or backbone.spec.size
-    pairs = zip(video.frames, result.frames, strict=True)
-    work = cost(backbone, job.options, inverted=source.origin != "net")
-    found = {
-        "inversion_steps": source.steps,
-        "inversion_from": source.origin,
-        "network_calls": work.calls,
-        "network_rows": work.rows,
-        "network_rows_in_all": cost(backbone, job.options).rows,
-    }
     return Rendering(
         pairs,
-        result.fps,
-        result.audio,
-        sizes,
-        findings=lambda: found | {"peak_bytes": _peak(backbone)},
-        notices=source.notices,
+        spec.fps,
+        clip.audio if spec.fps == clip.rate else None,  # as in ``edit``
+        (clip.size, spec.size),
+        findings=lambda: _diffusion_findings(backbone, job.options, sources),
+        notices=lambda: [*left_out(job, backbone), *dict.fromkeys(n for s in sources for n in s.notices)],
     )
+
+
+def _diffusion_findings(backbone: Backbone, options: Options, sources: list[Inversion]) -> dict[str, Any]:
+    work = [cost(backbone, options, inverted=source.origin != "net") for source in sources]
+    return {
+        "windows": len(sources),
+        "inversion_steps": sources[0].steps,
+        "inversion_from": ", ".join(sorted({source.origin for source in sources})),
+        "network_calls": sum(one.calls for one in work),
+        "network_rows": sum(one.rows for one in work),
+        "network_rows_in_all": len(sources) * cost(backbone, options).rows,
+        "peak_bytes": _peak(backbone),
+    }
 
 
 def _watch_peak(backbone: Backbone) -> None:
@@ -400,11 +418,50 @@ def span_for(job: VideoJob, spec: VideoSpec) -> Clip:
     return job.span if keeps else replace(job.span, fps=spec.fps)
 
 
-def read_clip(job: VideoJob, spec: VideoSpec) -> Video:
-    """As many frames as were asked for, or at most the backbone's own number."""
-    clip = span_for(job, spec)
-    limit = None if job.frames or job.duration else spec.frames
-    return Video(np.stack(list(_moving(islice(clip, limit), job))), clip.rate, clip.audio)
+def frames_for(job: VideoJob, backbone: Backbone) -> Iterator[Frame]:
+    """As many frames as were asked for, or at most those of a window.
+
+    Raises:
+        VideoError: There is but one.
+        OptionError: They do not fit the one window that an inversion in a file is of.
+    """
+    length, _ = window_for(backbone, job.options)
+    frames = _moving(islice(span_for(job, backbone.spec), None if _is_free(job) else length), job)
+    return frames if isinstance(job, EditJob) and not job.trajectory else iter(_one_window(frames, length))
+
+
+def _one_window(frames: Iterable[Frame], length: int) -> list[Frame]:
+    taken = list(islice(frames, length + 1))
+    if len(taken) > length:
+        raise OptionError(
+            f"more than the {length} frames of a window were asked for, and this takes one window: "
+            f"give --frames {length}, or a larger --window"
+        )
+    return taken
+
+
+def _is_free(job: VideoJob) -> bool:
+    """Whether a person said how many frames to take, so that a window is no limit."""
+    return bool(job.frames or job.duration or (isinstance(job, EditJob) and job.whole))
+
+
+def _length(job: VideoJob, backbone: Backbone) -> int | None:
+    """How many frames ``frames_for`` will give, by what the container says."""
+    there = span_for(job, backbone.spec).expected
+    return there if there is None or _is_free(job) else min(there, window_for(backbone, job.options)[0])
+
+
+def left_out(job: VideoJob, backbone: Backbone) -> list[str]:
+    there, taken = span_for(job, backbone.spec).expected, _length(job, backbone)
+    if there == taken:
+        return []
+    return [f"the clip has {there} frames, of which the first {taken} were edited; --whole edits all of them"]
+
+
+def read_clip(job: VideoJob, backbone: Backbone) -> Video:
+    """The frames of a job that works on one window. Raises as ``frames_for``."""
+    clip = span_for(job, backbone.spec)
+    return Video(np.stack(list(frames_for(job, backbone))), clip.rate, clip.audio)
 
 
 def _moving(frames: Iterable[Frame], job: Job) -> Iterator[Frame]:
@@ -431,7 +488,7 @@ def _notices(
         notices.append(f"{job.output.name} holds no sound; an mp4 would")
     if warning := found.get("flow", {}).get("warning"):
         notices.append(warning)
-    return [*notices, *rendering.notices]
+    return [*notices, *rendering.notices()]
 
 
 def _unused(job: EditJob) -> list[str]:

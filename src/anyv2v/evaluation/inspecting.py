@@ -381,7 +381,7 @@ def run_inspect(job: InspectJob, on_step: OnStep = ignore) -> Outcome:
             return to_choose(job, still, watch)
     with memory_errors():
         backbone: Any = load_for(job, choice, watch)
-        video = read_clip(job, backbone.spec)
+        video = read_clip(job, backbone)
         sight = inspect(backbone, video, first_frame, job.prompt, job.options, job.aim, on_step=watch)
     write_image(job.output, map_sheet(sight, job.side), overwrite=job.overwrite)
     result = {"frames": len(video), "spreads": _spreads(sight), "seconds": watch.seconds}

@@ -154,7 +154,7 @@ def run_sweep(job: SweepJob, on_step: OnStep = ignore) -> Outcome:
         return to_choose(job, still, watch)
     with memory_errors():
         backbone: Any = load_for(job, choice, watch)
-        video = read_clip(job, backbone.spec)
+        video = read_clip(job, backbone)
         found = sweep(backbone, video, first_frame, job.prompt, options, on_step=watch)
     scores = {name: scores_of(trial, video, first_frame, job.prompt) for name, trial in found.items()}
     sheet = _publish(job, video, found, scores)

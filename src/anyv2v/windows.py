@@ -1,0 +1,83 @@
+"""Clips of any length, cut into windows of the length that a net was made for.
+
+A window begins with the last frames of the one before it, the overlap. Not covered: windows that are edited
+at once and agree step by step, which would hold the whole clip in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyv2v.progress import OnStep
+from anyv2v.video import Frame
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Seam", "Window", "count_windows", "over_windows", "windows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A stretch of a clip.
+
+    Attributes:
+        frames: ``[F, H, W, 3]``.
+        known: How many of them, from the first, the window before has as its last.
+        last: Whether the clip ends here.
+    """
+
+    frames: NDArray[np.uint8]
+    known: int
+    last: bool
+
+
+def windows(frames: Iterable[Frame], length: int, overlap: int) -> Iterator[Window]:
+    """Cut a clip into windows as its frames come; no more than a window and a half are held.
+
+    Args:
+        frames: ``[H, W, 3]`` each.
+        length: Of every window, but for a clip that is shorter. The last one slides back until it is full.
+        overlap: Frames that a window shares with the one before it, at least; fewer than ``length``.
+    """
+    rest, known = iter(frames), 0
+    held = list(islice(rest, length))
+    while held:
+        fresh = list(islice(rest, length - overlap))
+        yield Window(np.stack(held), known, last=not fresh)
+        known = length - len(fresh)
+        held = held[len(fresh) :] + fresh if fresh else []
+
+
+def count_windows(frames: int, length: int, overlap: int) -> int:
+    """How many windows a clip of so many frames makes."""
+    return 1 + max(0, -(-(frames - length) // (length - overlap)))
+
+
+class Seam:
+    """Has a window pass through the latents of the one before, where both show the same frames.
+
+    A deterministic sampler that is given them at every level retraces them, so the frames come out the same.
+    """
+
+    def __init__(self) -> None:
+        self._passed: dict[int, Tensor] = {}
+
+    def lay(self, z: Tensor, level: int, known: int) -> Tensor:
+        """Latents ``[1, C, F, h, w]`` at a level, the first ``known`` frames as they were there before."""
+        if known:
+            z = z.clone()
+            z[:, :, :known] = self._passed[level][:, :, -known:]
+        self._passed[level] = z
+        return z
+
+
+def over_windows(on_step: OnStep, number: int, count: int) -> OnStep:
+    """Tell of the steps of window ``number``, from 0, as of steps of all ``count`` windows."""
+    return lambda step: on_step(replace(step, done=number * step.total + step.done, total=count * step.total))
