@@ -42,11 +42,7 @@ __all__ = ["Trajectory", "diffuse", "diffuse_windows", "edit", "invert", "invert
 
 
 Noise = Callable[["Tensor"], "Tensor"]
-Lay = Callable[["Tensor", int], "Tensor"]
-
-
-def _as_it_is(z: Tensor, _level: int) -> Tensor:
-    return z
+Lay = Callable[["Tensor", "Tensor", int], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ def propagate(
     options: Options = Options(),
     *,
     noise: Noise | None = None,
-    lay: Lay = _as_it_is,
+    lay: Lay | None = None,
     on_step: OnStep = ignore,
 ) -> Tensor:
     """Denoise the edit from the source's noise, with the source's features (equation 4).
@@ -148,7 +144,8 @@ def propagate(
         options: Steps, thresholds, layers, guidance.
         noise: Draws noise like the latents it is given, for ``noise_share`` first, then for each step of a
             stochastic sampler; left out, the seed draws it.
-        lay: Given the latents at each level as sampling gets there; what it returns takes their place.
+        lay: Given the edit's latents and the source's at each level as sampling gets there, and the level;
+            what it returns takes the place of the edit's. Of clean latents the source's are not known: 0.
         on_step: Called after every step with the latents reached.
 
     Returns:
@@ -159,8 +156,14 @@ def propagate(
     """
     bank, sampler, draw = backbone.bank, backbone.sampler(options), noise or _noise(backbone, options)
     plan, grid = bank.plan(options), sampler.grid(options.steps)
+
+    def laid(z: Tensor, t: int) -> Tensor:
+        if lay is None:
+            return z
+        return lay(z, source.at(source_level(backbone, t, options)) if t >= 0 else 0 * z, t)
+
     z = _start(source.at(start_level(backbone, options)), options, draw)
-    z = lay(backbone.prepare(z, edit_condition, options), grid[options.skip])
+    z = laid(backbone.prepare(z, edit_condition, options), grid[options.skip])
     for step in range(options.skip, options.steps):
         t, s, taps = grid[step], grid[step + 1], plan.active(step)
         level = source_level(backbone, t, options)
@@ -176,7 +179,7 @@ def propagate(
             with bank.injecting(taps):
                 out = backbone.denoise(_branches(z, len(edit_condition)), t, edit_condition)
         fresh = draw(z) if sampler.stochastic else None
-        z = lay(sampler.step(backbone.guide(out, options), z, t, s, fresh), s)
+        z = laid(sampler.step(backbone.guide(out, options), z, t, s, fresh), s)
         on_step(Step("propagate", step + 1 - options.skip, options.steps - options.skip, s, z))
     return z
 
@@ -291,7 +294,7 @@ def diffuse_windows(
     """``edit`` by a diffusion backbone, window by window: a clip of any length in the memory of one window.
 
     Each next window is anchored on the last frames of the one before: its edited first frame is what that
-    made of this frame, and its latents of the frames that both show are that one's, at every level.
+    made of this frame, and it goes on from there at every level as ``Seam`` has it.
 
     Args:
         backbone: The image-to-video model.
@@ -323,7 +326,7 @@ def diffuse_windows(
             options,
             inverted and inverted(video, watch),
             noise=draw,
-            lay=_as_it_is if window.last and not known else partial(seam.lay, known=known),
+            lay=None if window.last and not known else partial(seam.lay, known=known),
             on_step=watch,
         )
         yield from zip(
@@ -340,7 +343,7 @@ def _denoise(
     trajectory: Trajectory | None,
     *,
     noise: Noise | None = None,
-    lay: Lay = _as_it_is,
+    lay: Lay | None = None,
     on_step: OnStep,
 ) -> Tensor:
     """The clean latents of the edit of a window."""

@@ -61,20 +61,31 @@ def count_windows(frames: int, length: int, overlap: int) -> int:
 
 
 class Seam:
-    """Has a window pass through the latents of the one before, where both show the same frames.
+    """Has a window go on from the one before, level by level, while it samples.
 
-    A deterministic sampler that is given them at every level retraces them, so the frames come out the same.
+    Kept is how far the edit is from its source. The noise that a frame was inverted to is another in each
+    window, so in the next one the edit is laid that far from the source there: both windows end on the same
+    frames. What that adds to the frames they share, on average, is added to the new ones as well: else a
+    window would begin anew to fall back to the source's colours.
     """
 
     def __init__(self) -> None:
-        self._passed: dict[int, Tensor] = {}
+        self._changes: dict[int, Tensor] = {}
 
-    def lay(self, z: Tensor, level: int, known: int) -> Tensor:
-        """Latents ``[1, C, F, h, w]`` at a level, the first ``known`` frames as they were there before."""
+    def lay(self, z: Tensor, source: Tensor, level: int, known: int) -> Tensor:
+        """The edit's latents at a level, of which the window before knows the first ``known`` frames.
+
+        Args:
+            z: As sampling has them, ``[1, C, F, h, w]``.
+            source: The source's at this level, the shape of ``z``.
+            level: The level.
+            known: Frames; none in the first window.
+        """
         if known:
-            z = z.clone()
-            z[:, :, :known] = self._passed[level][:, :, -known:]
-        self._passed[level] = z
+            shared = source[:, :, :known] + self._changes[level][:, :, -known:]
+            z = z + (shared - z[:, :, :known]).mean((2, 3, 4), keepdim=True)
+            z[:, :, :known] = shared
+        self._changes[level] = z - source
         return z
 
 
