@@ -486,7 +486,7 @@ def test_out_of_memory_says_what_to_lower(job: Path, run, monkeypatch) -> None:
     monkeypatch.setattr("anyv2v.run.load_choice", fail)
     code, _, err = run(*EDIT)
     assert code == 2
-    assert "try --low-memory, a smaller --size, fewer --frames" in err
+    assert "try --low-memory, a smaller --size, a smaller --window" in err
 
 
 def test_an_interrupted_run_leaves_nothing(job: Path, run, monkeypatch) -> None:

@@ -255,7 +255,7 @@ def test_the_memory_of_a_plan_is_that_of_a_window(long: dict) -> None:
 
 
 def test_who_says_nothing_gets_one_window_and_is_told_of_the_rest(run: Run, long: dict) -> None:
-    notice = "the clip has 9 frames, of which the first 4 were edited; --whole edits all of them"
+    notice = "the first 4 of 9 frames at 8 fps are edited, and no more; --whole takes all of them"
     assert dry_run(an_edit(long, "out")).notices == [notice]
     outcome = run("out")
     assert (outcome.frames, outcome.notices) == (4, [notice])

@@ -368,7 +368,7 @@ def _by_diffusion(
         first_frame,
         job.prompt,
         job.options,
-        expected=_length(job, backbone),
+        expected=_expected(job, backbone),
         inverted=inverted,
         on_step=watch,
     )
@@ -423,11 +423,12 @@ def frames_for(job: VideoJob, backbone: Backbone) -> Iterator[Frame]:
 
     Raises:
         VideoError: There is but one.
-        OptionError: They do not fit the one window that an inversion in a file is of.
+        OptionError: More were asked for than those of a window, for a job that takes one.
     """
-    length, _ = window_for(backbone, job.options)
-    frames = _moving(islice(span_for(job, backbone.spec), None if _is_free(job) else length), job)
-    return frames if isinstance(job, EditJob) and not job.trajectory else iter(_one_window(frames, length))
+    frames = _moving(islice(span_for(job, backbone.spec), _limit(job, backbone)), job)
+    if isinstance(job, EditJob) and not job.trajectory:
+        return frames
+    return iter(_one_window(frames, window_for(backbone, job.options)[0]))
 
 
 def _one_window(frames: Iterable[Frame], length: int) -> list[Frame]:
@@ -440,22 +441,25 @@ def _one_window(frames: Iterable[Frame], length: int) -> list[Frame]:
     return taken
 
 
-def _is_free(job: VideoJob) -> bool:
-    """Whether a person said how many frames to take, so that a window is no limit."""
-    return bool(job.frames or job.duration or (isinstance(job, EditJob) and job.whole))
+def _limit(job: VideoJob, backbone: Backbone) -> int | None:
+    """How many frames are taken at most: those of a window, unless a person said how many."""
+    told = job.frames or job.duration or (isinstance(job, EditJob) and job.whole)
+    return None if told else window_for(backbone, job.options)[0]
 
 
-def _length(job: VideoJob, backbone: Backbone) -> int | None:
+def _expected(job: VideoJob, backbone: Backbone) -> int | None:
     """How many frames ``frames_for`` will give, by what the container says."""
     there = span_for(job, backbone.spec).expected
-    return there if there is None or _is_free(job) else min(there, window_for(backbone, job.options)[0])
+    return there and min(there, _limit(job, backbone) or there)
 
 
 def left_out(job: VideoJob, backbone: Backbone) -> list[str]:
-    there, taken = span_for(job, backbone.spec).expected, _length(job, backbone)
-    if there == taken:
+    """That the clip is longer than what is edited of it, in a sentence; else nothing."""
+    clip, taken = span_for(job, backbone.spec), _expected(job, backbone)
+    if taken == clip.expected:
         return []
-    return [f"the clip has {there} frames, of which the first {taken} were edited; --whole edits all of them"]
+    there = f"{clip.expected} frames at {float(clip.rate):g} fps"
+    return [f"the first {taken} of {there} are edited, and no more; --whole takes all of them"]
 
 
 def read_clip(job: VideoJob, backbone: Backbone) -> Video:
@@ -521,6 +525,6 @@ def memory_errors() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
             raise OutOfMemory(
-                "out of memory; try --low-memory, a smaller --size, fewer --frames, or --dtype float16"
+                "out of memory; try --low-memory, a smaller --size, a smaller --window, or --dtype float16"
             ) from error
         raise

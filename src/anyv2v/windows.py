@@ -65,15 +65,15 @@ class Seam:
 
     Kept is how far the edit is from its source. The noise that a frame was inverted to is another in each
     window, so in the next one the edit is laid that far from the source there: both windows end on the same
-    frames. What that adds to the frames they share, on average, is added to the new ones as well: else a
-    window would begin anew to fall back to the source's colours.
+    frames. What that adds to the last of them is added to the frames after it as well, as far as it is
+    coarse: else every window would fall back to the source's colours anew.
     """
 
     def __init__(self) -> None:
         self._changes: dict[int, Tensor] = {}
 
     def lay(self, z: Tensor, source: Tensor, level: int, known: int) -> Tensor:
-        """The edit's latents at a level, of which the window before knows the first ``known`` frames.
+        """The edit's latents at a level, of which the window before has the first ``known`` frames.
 
         Args:
             z: As sampling has them, ``[1, C, F, h, w]``.
@@ -83,10 +83,21 @@ class Seam:
         """
         if known:
             shared = source[:, :, :known] + self._changes[level][:, :, -known:]
-            z = z + (shared - z[:, :, :known]).mean((2, 3, 4), keepdim=True)
+            z = z + self.ahead(shared - z[:, :, :known])
             z[:, :, :known] = shared
         self._changes[level] = z - source
         return z
+
+    def ahead(self, missing: Tensor) -> Tensor:
+        """What frames to come are given of what the known ones lacked, ``[1, C, known, h, w]``."""
+        from torch.nn.functional import interpolate
+
+        coarse = interpolate(missing[:, :, -1], (COARSE, COARSE), mode="area")
+        return interpolate(coarse, missing.shape[-2:], mode="bilinear")[:, :, None]
+
+
+COARSE = 4
+"""Cells along a side: things move on by less than one of them in a window, or nearly."""
 
 
 def over_windows(on_step: OnStep, number: int, count: int) -> OnStep:
