@@ -54,7 +54,7 @@ Frames = NDArray[np.uint8]
 class FrameAlone(Seam):
     """The next window is told the edited frame that it begins with, and nothing else."""
 
-    def lay(self, z: Tensor, *_: Any) -> Tensor:
+    def lay(self, z: Tensor, source: Tensor, level: int, known: int) -> Tensor:  # noqa: ARG002
         return z
 
 
@@ -277,9 +277,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--frames", type=int, default=20, help="of the clips that are judged")
-    parser.add_argument("--overlap", type=int, default=4)
-    parser.add_argument("--overlaps", type=int, nargs="*", default=[1, 2, 4, 6])
-    clips = ["style:camera", "recolour:translation", "retexture:rotation"]
+    parser.add_argument("--overlap", type=int, default=2)
+    parser.add_argument("--overlaps", type=int, nargs="*", default=[1, 2, 4])
+    clips = ["style:camera", "recolour:translation", "replace:fast"]
     parser.add_argument("--clips", nargs="+", default=clips)
     parser.add_argument("--tables", nargs="+", default=["ways", "overlaps", "cost"], help="which to print")
     parser.add_argument("--windows", type=int, default=10, help="of the clip whose cost is measured")

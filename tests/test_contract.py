@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, load_backbone, recipe
+from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, edit, load_backbone, recipe
 from anyv2v.backbones import list_backbones
 from anyv2v.backbones.protocol import Backbone
 from anyv2v.errors import OptionError
@@ -152,6 +153,35 @@ def test_the_cost_of_every_inversion_is_what_was_foretold(
         source_branch=source_branch,
     )
     assert_cost_is_foretold(backbone, Video(frames, spec.fps), options)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_longer_clip_goes_in_windows(
+    backbone: Backbone, frames: np.ndarray, spec: VideoSpec, sampler: str
+) -> None:
+    """Three windows of two frames for three times the cost; what they share is the same in both."""
+    options = Options(
+        steps=3, inversion_steps=3, guidance=2, size=spec.size, window=2, overlap=1, sampler=sampler
+    )
+    video = Video(np.concatenate([frames, frames[:1]]), spec.fps)
+    ends: list[torch.Tensor] = []
+    rows: list[int] = []
+    hook = backbone.net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    result = edit(
+        video,
+        frames[1],
+        "a blue cat",
+        backbone=backbone,
+        options=options,
+        on_step=lambda step: (
+            ends.append(step.latents) if step.stage == "propagate" and step.level < 0 else None
+        ),
+    )
+    hook.remove()
+    assert result.frames.shape == video.frames.shape
+    assert sum(rows) == 3 * cost(backbone, options).rows
+    for before, after in pairwise(ends):
+        torch.testing.assert_close(after[:, :, :1], before[:, :, 1:], rtol=0, atol=0)
 
 
 def test_a_fast_edit_asks_the_net_150_times_and_a_second_one_100_times(backbone: Backbone) -> None:

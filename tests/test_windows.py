@@ -26,7 +26,7 @@ from anyv2v.errors import OptionError
 from anyv2v.evaluation.sweeping import SweepJob, run_sweep
 from anyv2v.job import EditJob, InvertJob
 from anyv2v.run import Outcome, run_edit, run_invert
-from anyv2v.windows import count_windows, windows
+from anyv2v.windows import Seam, count_windows, windows
 from conftest import scene
 
 QUICK = Options(steps=2, inversion_steps=2, skip=0, size=Size(32, 32), window=4, overlap=2)
@@ -61,6 +61,28 @@ def test_frames_are_taken_as_they_are_needed() -> None:
 
     next(windows(frames(), 8, 2))
     assert len(taken) == 8 + 6
+
+
+def test_a_seam_lays_the_change_over_the_window_s_own_source() -> None:
+    sources, edits = torch.randn(2, 1, 4, 5, 16, 16), torch.randn(2, 1, 4, 5, 16, 16)
+    seam = Seam()
+    assert torch.equal(seam.lay(edits[0], sources[0], 7, 0), edits[0])
+    laid = seam.lay(edits[1], sources[1], 7, 2)
+    change = edits[0][:, :, -2:] - sources[0][:, :, -2:]
+    torch.testing.assert_close(laid[:, :, :2], sources[1][:, :, :2] + change)
+    again = seam.lay(edits[0], sources[0], 7, 3)  # what was laid is what the next window goes on from
+    torch.testing.assert_close(again[:, :, :3] - sources[0][:, :, :3], (laid - sources[1])[:, :, -3:])
+
+
+def test_what_known_frames_lack_new_ones_are_given_as_far_as_it_is_coarse() -> None:
+    source = torch.zeros(1, 4, 5, 32, 32)
+    brighter, finer = torch.ones(1, 4, 5, 32, 32), torch.ones(1, 4, 5, 32, 32)
+    finer[..., ::2], finer[..., 1::2] = 1, -1
+    for change, given_on in ((brighter, 1.0), (finer, 0.0)):
+        seam = Seam()
+        seam.lay(change, source, 7, 0)
+        fresh = seam.lay(source, source, 7, 2)[:, :, 2:]
+        torch.testing.assert_close(fresh, torch.full_like(fresh, given_on))
 
 
 # -- editing

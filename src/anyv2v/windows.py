@@ -96,8 +96,8 @@ class Seam:
         return interpolate(coarse, missing.shape[-2:], mode="bilinear")[:, :, None]
 
 
-COARSE = 4
-"""Cells along a side: things move on by less than one of them in a window, or nearly."""
+COARSE = 8
+"""Cells along a side; a thing that moves on by more than one of them would leave its colours behind."""
 
 
 def over_windows(on_step: OnStep, number: int, count: int) -> OnStep:
