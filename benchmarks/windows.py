@@ -178,6 +178,18 @@ def write_overlaps(bench: Bench, cases: list[Case], overlaps: list[int]) -> None
         row(str(overlap), [bench.edit(case, Seam, overlap) for case in cases], f"{count:.0f}")
 
 
+def write_drift(bench: Bench, count: int, side: int) -> None:
+    """How an edit lasts over many windows."""
+    length, overlap = window_for(bench.backbone, bench.options)
+    frames = length + (count - 1) * (length - overlap)
+    (case,) = rendered_cases(1, ["style"], ["camera"], side=side, frames=frames)
+    heading("PSNR in dB of the frames of each window", *(str(number + 1) for number in range(count)))
+    ends = [*bench.joins(case, overlap), frames - 1]
+    for name, way in WAYS.items():
+        scores = np.split(np.array(bench.edit(case, way, overlap).frames), ends[:-1])
+        print(f"| {name} | {' | '.join(f'{part.mean():.2f}' for part in scores)} |", flush=True)
+
+
 @dataclass
 class Meter:
     """What a run has cost when each of its windows is done.
@@ -257,9 +269,9 @@ def draw(path: Path, meter: Meter) -> None:
     """Three curves over the number of windows."""
     from matplotlib.figure import Figure
 
-    curves = {
+    curves: dict[str, list[float]] = {
         "seconds": meter.seconds,
-        "rows of the net": meter.rows,
+        "rows of the net": [float(rows) for rows in meter.rows],
         "peak memory, GB": [peak / 1e9 for peak in meter.peak],
     }
     figure = Figure(figsize=(10, 3), layout="constrained")
@@ -281,8 +293,12 @@ def main() -> None:
     parser.add_argument("--overlaps", type=int, nargs="*", default=[1, 2, 4])
     clips = ["style:camera", "recolour:translation", "replace:fast"]
     parser.add_argument("--clips", nargs="+", default=clips)
-    parser.add_argument("--tables", nargs="+", default=["ways", "overlaps", "cost"], help="which to print")
-    parser.add_argument("--windows", type=int, default=10, help="of the clip whose cost is measured")
+    parser.add_argument(
+        "--tables", nargs="+", default=["cost", "ways", "overlaps", "drift"], help="which to print"
+    )
+    parser.add_argument(
+        "--windows", type=int, default=10, help="of the clip whose cost and drift are measured"
+    )
     parser.add_argument("--plot", type=Path, help="where to draw the cost")
     given = parser.parse_args()
     backbone: Any = load_backbone(given.backbone, given.checkpoint)
@@ -305,6 +321,8 @@ def main() -> None:
             write_ways(bench, cases, given.overlap)
         if "overlaps" in given.tables:
             write_overlaps(bench, cases, given.overlaps)
+        if "drift" in given.tables:
+            write_drift(bench, given.windows, given.side)
 
 
 if __name__ == "__main__":
