@@ -22,7 +22,7 @@ FLOORS = [
     {"writing", "options", "sheet", "sidecar", "weights"},
     {"editors.entry"},
     {"editors.catalog"},
-    {"inversion"},
+    {"inversion", "deep"},
     {"schedule", "features", "flow", "fitting", "editors.protocol", "editors.faces"},
     {"backbones.protocol", "editors.canvas", "editors.collage"},
     {"backbones.checkpoint", "backbones.latent", "backbones.frame_init", "clip"},

@@ -81,6 +81,10 @@ ImageGuidance = Annotated[float | None, option(METHOD, "The same for the first f
 GuidanceRescale = Annotated[
     float | None, option(DETAIL, "How far guidance is kept from raising the contrast, 0 to 1.")
 ]
+GuidanceUntil = Annotated[float | None, option(DETAIL, "Share of steps that are guided, 0 to 1.")]
+DeepEvery = Annotated[
+    int | None, option(DETAIL, "After injection, compute the deep blocks at one step in so many.")
+]
 TauConv = Annotated[float | None, option(METHOD, "Share of steps that inject the convolution feature.")]
 TauSpatial = Annotated[float | None, option(METHOD, "Share of steps that inject spatial attention.")]
 TauTemporal = Annotated[float | None, option(METHOD, "Share of steps that inject temporal attention.")]
@@ -194,6 +198,7 @@ SAMPLING = {
     "guidance": Guidance,
     "image_guidance": ImageGuidance,
     "guidance_rescale": GuidanceRescale,
+    "guidance_until": GuidanceUntil,
     "tau_conv": TauConv,
     "tau_spatial": TauSpatial,
     "tau_temporal": TauTemporal,
@@ -208,6 +213,7 @@ SAMPLING = {
     "source_frame": SourceFrame,
     "thresholds": Thresholds,
     "source_branch": SourceBranch,
+    "deep_every": DeepEvery,
 }
 COMPUTER = {"device": Device, "dtype": Dtype, "low_memory": LowMemory}
 TALKING = {"job": JobFile, "quiet": Quiet, "verbose": Verbose, "as_json": Json}
