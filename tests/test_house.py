@@ -24,7 +24,7 @@ FLOORS = [
     {"editors.catalog"},
     {"inversion", "deep"},
     {"schedule", "features", "flow", "fitting", "editors.protocol", "editors.faces"},
-    {"backbones.protocol", "editors.canvas", "editors.collage"},
+    {"backbones.protocol", "compiling", "editors.canvas", "editors.collage"},
     {"backbones.checkpoint", "backbones.latent", "backbones.frame_init", "clip"},
     {
         "editors.image",

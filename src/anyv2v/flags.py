@@ -64,6 +64,10 @@ Pick = Annotated[
 LowMemory = Annotated[
     bool | None, option(MACHINE, "Keep on the device only the part of a model that works.", "--low-memory")
 ]
+Compile = Annotated[
+    bool | None,
+    option(MACHINE, "Compile layers of the net: minutes once, then faster on a GPU.", "--compile"),
+]
 Backbone = Annotated[
     str | None, option(METHOD, "What carries the edit: see `anyv2v backbones`. Default: auto.")
 ]
@@ -181,7 +185,7 @@ SPAN = {
     "size": SizeOption,
     "fit": FitOption,
 }
-MODEL = {"backbone": Backbone, "model": Model, "recipe": Recipe}
+MODEL = {"backbone": Backbone, "model": Model, "recipe": Recipe, "compile": Compile}
 INVERSION = {
     "steps": Steps,
     "inversion_steps": InversionSteps,
