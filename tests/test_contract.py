@@ -184,6 +184,51 @@ def test_a_longer_clip_goes_in_windows(
         torch.testing.assert_close(after[:, :, :1], before[:, :, 1:], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("source_branch", ["always", "recorded"])
+@pytest.mark.parametrize("until", [0.0, 0.4])
+def test_the_cost_of_less_guidance_is_what_was_foretold(
+    backbone: Backbone, frames: np.ndarray, spec: VideoSpec, until: float, source_branch: str
+) -> None:
+    own = recipe(backbone=backbone.name)
+    options = replace(
+        own,
+        steps=8,
+        inversion_steps=8,
+        guidance=9,
+        guidance_until=until,
+        deep_every=2,
+        size=spec.size,
+        source_branch=source_branch,
+    )
+    assert_cost_is_foretold(backbone, Video(frames, spec.fps), options)
+    guided = cost(backbone, replace(options, guidance_until=1)).rows
+    assert guided - cost(backbone, options).rows == min(8 - options.skip, 8 - round(8 * until))
+
+
+def test_deep_blocks_answer_as_they_last_did(
+    backbone: Backbone, frames: np.ndarray, conditions: Condition
+) -> None:
+    blocks = backbone.net.down_blocks[1], backbone.net.mid_block, backbone.net.up_blocks[2]
+    asked: list[None] = []
+    hooks = [block.resnets[0].register_forward_pre_hook(lambda *_: asked.append(None)) for block in blocks]
+    z = backbone.encode(frames).repeat(3, 1, 1, 1, 1)
+    with backbone.deep.mode("keep"):
+        first = backbone.denoise(z, 501, conditions)
+    assert len(asked) == 3
+    with backbone.deep.mode("reuse"):
+        again = backbone.denoise(z, 501, conditions)
+        later = backbone.denoise(z, 1, conditions)
+    assert len(asked) == 3
+    whole = backbone.denoise(z, 1, conditions)
+    assert len(asked) == 6
+    for hook in hooks:
+        hook.remove()
+    backbone.deep.clear()
+    assert torch.equal(first, again)
+    assert not torch.allclose(later, first)
+    assert not torch.allclose(later, whole)
+
+
 def test_a_fast_edit_asks_the_net_150_times_and_a_second_one_100_times(backbone: Backbone) -> None:
     """Guidance included, where the reference asks 500 + 3 x 49 times."""
     options = recipe("fast", backbone=backbone.name)

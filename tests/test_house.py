@@ -22,9 +22,9 @@ FLOORS = [
     {"writing", "options", "sheet", "sidecar", "weights", "windows"},
     {"editors.entry"},
     {"editors.catalog"},
-    {"inversion"},
+    {"inversion", "deep"},
     {"schedule", "features", "flow", "fitting", "editors.protocol", "editors.faces"},
-    {"backbones.protocol", "editors.canvas", "editors.collage"},
+    {"backbones.protocol", "compiling", "editors.canvas", "editors.collage"},
     {"backbones.checkpoint", "backbones.latent", "backbones.frame_init", "clip"},
     {
         "editors.image",

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.backbones import Carrier, load_backbone, recipe
+from anyv2v.deep import mode_at
 from anyv2v.errors import OptionError, VideoError
 from anyv2v.fitting import (
     check_levels,
@@ -167,20 +168,22 @@ def propagate(
     for step in range(options.skip, options.steps):
         t, s, taps = grid[step], grid[step + 1], plan.active(step)
         level = source_level(backbone, t, options)
+        told = edit_condition if step < options.guided_steps else edit_condition[-1:]
         if options.source_branch == "always":
-            with bank.pairing(taps, groups=1 + len(edit_condition)):
-                out = _denoise_together(backbone, source.at(level), z, t, source_condition, edit_condition)
+            with bank.pairing(taps, groups=1 + len(told)), backbone.deep.mode(mode_at(step, plan, options)):
+                out = _denoise_together(backbone, source.at(level), z, t, source_condition, told)
         else:
             if taps and options.source_branch == "recorded":
                 bank.give(source.features_at(level))
             elif taps:
                 with bank.recording(taps):
                     backbone.denoise(source.at(level), level, source_condition)
-            with bank.injecting(taps):
-                out = backbone.denoise(_branches(z, len(edit_condition)), t, edit_condition)
+            with bank.injecting(taps), backbone.deep.mode(mode_at(step, plan, options)):
+                out = backbone.denoise(_branches(z, len(told)), t, told)
         fresh = draw(z) if sampler.stochastic else None
         z = laid(sampler.step(backbone.guide(out, options), z, t, s, fresh), s)
         on_step(Step("propagate", step + 1 - options.skip, options.steps - options.skip, s, z))
+    backbone.deep.clear()
     return z
 
 

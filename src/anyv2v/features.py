@@ -77,10 +77,9 @@ class InjectionPlan:
             there = {tap.layer for tap in taps if tap.kind == kind}
             if taus[kind] > 0 and (missing := set(wanted) - there):
                 raise OptionError(f"this backbone has no {kind} feature in decoder layer {min(missing)}")
-        whole = round if options.thresholds == "round" else int
         return cls(
             taps=tuple(tap for tap in taps if tap.layer in layers[tap.kind]),
-            until={kind: whole(options.steps * tau) for kind, tau in taus.items()},
+            until={kind: options.count(tau) for kind, tau in taus.items()},
         )
 
     def active(self, step: int) -> tuple[Tap, ...]:

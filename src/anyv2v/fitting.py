@@ -138,14 +138,15 @@ def cost(backbone: Backbone, options: Options, *, inverted: bool = False) -> Cos
     """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
     inversion = 0 if inverted else calls(options)
     sampling = options.steps - options.skip
-    branches = backbone.rows(options)
+    guided = max(0, options.guided_steps - options.skip)
+    rows = guided * backbone.rows(options) + sampling - guided
     if options.source_branch == "always":
-        return Cost(inversion + sampling, inversion + sampling * (1 + branches))
+        return Cost(inversion + sampling, inversion + sampling + rows)
     plan = backbone.bank.plan(options)
     recording = 0
     if options.source_branch == "injecting":
         recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
-    return Cost(inversion + sampling + recording, inversion + sampling * branches + recording)
+    return Cost(inversion + sampling + recording, inversion + rows + recording)
 
 
 def _levels(schedule: Schedule, steps: int) -> set[int]:

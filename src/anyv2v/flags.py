@@ -64,6 +64,10 @@ Pick = Annotated[
 LowMemory = Annotated[
     bool | None, option(MACHINE, "Keep on the device only the part of a model that works.", "--low-memory")
 ]
+Compile = Annotated[
+    bool | None,
+    option(MACHINE, "Compile layers of the net: minutes once, then faster on a GPU.", "--compile"),
+]
 Backbone = Annotated[
     str | None, option(METHOD, "What carries the edit: see `anyv2v backbones`. Default: auto.")
 ]
@@ -80,6 +84,10 @@ Guidance = Annotated[float | None, option(METHOD, "Classifier-free guidance scal
 ImageGuidance = Annotated[float | None, option(METHOD, "The same for the first frame, in ConsistI2V.")]
 GuidanceRescale = Annotated[
     float | None, option(DETAIL, "How far guidance is kept from raising the contrast, 0 to 1.")
+]
+GuidanceUntil = Annotated[float | None, option(DETAIL, "Share of steps that are guided, 0 to 1.")]
+DeepEvery = Annotated[
+    int | None, option(DETAIL, "After injection, compute the deep blocks at one step in so many.")
 ]
 TauConv = Annotated[float | None, option(METHOD, "Share of steps that inject the convolution feature.")]
 TauSpatial = Annotated[float | None, option(METHOD, "Share of steps that inject spatial attention.")]
@@ -183,7 +191,7 @@ SPAN = {
     "size": SizeOption,
     "fit": FitOption,
 }
-MODEL = {"backbone": Backbone, "model": Model, "recipe": Recipe}
+MODEL = {"backbone": Backbone, "model": Model, "recipe": Recipe, "compile": Compile}
 INVERSION = {
     "steps": Steps,
     "inversion_steps": InversionSteps,
@@ -200,6 +208,7 @@ SAMPLING = {
     "guidance": Guidance,
     "image_guidance": ImageGuidance,
     "guidance_rescale": GuidanceRescale,
+    "guidance_until": GuidanceUntil,
     "tau_conv": TauConv,
     "tau_spatial": TauSpatial,
     "tau_temporal": TauTemporal,
@@ -214,6 +223,7 @@ SAMPLING = {
     "source_frame": SourceFrame,
     "thresholds": Thresholds,
     "source_branch": SourceBranch,
+    "deep_every": DeepEvery,
 }
 COMPUTER = {"device": Device, "dtype": Dtype, "low_memory": LowMemory}
 TALKING = {"job": JobFile, "quiet": Quiet, "verbose": Verbose, "as_json": Json}

@@ -59,6 +59,7 @@ class VideoJob(Job):
         frames: Number of frames; if left out those of a window, and for optical flow all there are.
         duration: Seconds, instead of ``frames``.
         fps: Frames per second; if left out the backbone's own, and for optical flow the clip's.
+        compile: Have layers of the net compiled: see ``load_backbone``.
         recipe: The named recipe that ``options`` started from.
         options: Settings of the diffusion stage.
     """
@@ -68,6 +69,7 @@ class VideoJob(Job):
     frames: int | None = None
     duration: float | None = None
     fps: Fraction | None = None
+    compile: bool = False
     recipe: str = "default"
     options: Options = Options()
 

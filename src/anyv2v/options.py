@@ -32,6 +32,7 @@ class Options:
         guidance: Classifier-free guidance scale, 1 to 1000; 1 turns it off.
         image_guidance: The same of the first frame, where a backbone has one: ConsistI2V.
         guidance_rescale: How far, 0 to 1, guidance is kept from raising the contrast (arXiv 2305.08891).
+        guidance_until: Share of the steps, 0 to 1, that are guided; the others ask for the prompt alone.
         negative_prompt: The text of the negative branch.
         inversion_prompt: The text of the source in inversion and in its denoising; empty in the paper.
         tau_conv: Share of the steps, 0 to 1, that inject the convolution feature.
@@ -66,6 +67,8 @@ class Options:
         source_frame: What the source is told to be its first frame while the edit is denoised: ``source``, or
             ``edited``, as the reference's ConsistI2V has it by mistake.
         sampler: ``ddim`` is deterministic; ``ddpm`` adds fresh noise at every step, as the reference's SEINE.
+        deep_every: Once nothing is injected any more, the deep blocks of the net are computed at one
+            step in so many, 1 to 1000, and in between answer as they last did: see ``anyv2v.deep``.
         start_level: The noise level of the source that sampling starts from; that of its first step if left
             out. The reference's SEINE starts from the noisiest one that it kept, 997.
         frame_rate: ``keep`` takes the first frames as they come and calls them the backbone's frame rate, as
@@ -82,6 +85,7 @@ class Options:
     guidance: float = 9.0
     image_guidance: float = 1.0
     guidance_rescale: float = 0.0
+    guidance_until: float = 1.0
     negative_prompt: str = NEGATIVE_PROMPT
     inversion_prompt: str = ""
     tau_conv: float = 0.2
@@ -106,6 +110,7 @@ class Options:
     source_branch: Literal["injecting", "always", "recorded"] = "injecting"
     source_frame: Literal["source", "edited"] = "source"
     sampler: Literal["ddim", "ddpm"] = "ddim"
+    deep_every: int = 1
     start_level: int | None = None
     frame_rate: Literal["resample", "keep"] = "resample"
 
@@ -117,6 +122,7 @@ class Options:
             "tau_cross",
             "noise_share",
             "guidance_rescale",
+            "guidance_until",
         ):
             _check(name, getattr(self, name), 0.0, 1.0)
         _check("guidance", self.guidance, 1.0, 1000.0)
@@ -124,6 +130,7 @@ class Options:
         _check("steps", self.steps, 1, 1000)
         _check("inversion_steps", self.inversion_steps, 1, 1000)
         _check("inversion_iterations", self.inversion_iterations, 1, 100)
+        _check("deep_every", self.deep_every, 1, 1000)
         _check("skip", self.skip, 0, self.steps - 1)
         if self.window is not None:
             _check("window", self.window, 2, 1000)
@@ -134,6 +141,15 @@ class Options:
         _check("seed", self.seed, 0, 2**63 - 1)
         if self.source_branch == "recorded":
             self._check_recorded()
+
+    @property
+    def guided_steps(self) -> int:
+        """Steps that are guided, counted from the noisiest of the full schedule."""
+        return self.count(self.guidance_until)
+
+    def count(self, share: float) -> int:
+        """A share of the steps as a number of them: see ``thresholds``."""
+        return (round if self.thresholds == "round" else int)(self.steps * share)
 
     def _check_recorded(self) -> None:
         if self.inversion == "midpoint":

@@ -285,7 +285,9 @@ def _facts(job: Job) -> dict[str, Any]:
 
 def load_for(job: VideoJob, choice: Choice, watch: Stopwatch, load: Load | None = None) -> Backbone | Carrier:
     watch(Step("load", 0, 1))
-    model = (load or load_choice)(choice, device=job.device, dtype=job.dtype, low_memory=job.low_memory)
+    model = (load or load_choice)(
+        choice, device=job.device, dtype=job.dtype, low_memory=job.low_memory, compiled=job.compile
+    )
     watch(Step("load", 1, 1))
     return model
 

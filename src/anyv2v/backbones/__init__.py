@@ -10,7 +10,7 @@ import ctypes
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
@@ -191,6 +191,7 @@ def load_backbone(
     device: str = "auto",
     dtype: str = "auto",
     low_memory: bool = False,
+    compiled: bool = False,
 ) -> Backbone | Carrier:
     """Load a backbone.
 
@@ -201,26 +202,38 @@ def load_backbone(
             have shapes and no weights.
         dtype: ``float32``, ``float16``, ``bfloat16``; ``auto`` is float32 on the CPU, else float16.
         low_memory: Keep on a GPU only the part that works: the net, the VAE, or an encoder.
+        compiled: Have layers of the net compiled as they are first called: minutes once, each run faster.
 
     Raises:
         OptionError: There is no such backbone, device or dtype.
         CheckpointError: ``model`` is no checkpoint, the checkpoint of another model, or an incomplete one.
         WeightsMissing: The weights are not on this machine.
     """
-    return load_choice(choose(name, model), device=device, dtype=dtype, low_memory=low_memory)
+    return load_choice(
+        choose(name, model), device=device, dtype=dtype, low_memory=low_memory, compiled=compiled
+    )
 
 
 def load_choice(
-    choice: Choice, *, device: str = "auto", dtype: str = "auto", low_memory: bool = False
+    choice: Choice,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    low_memory: bool = False,
+    compiled: bool = False,
 ) -> Backbone | Carrier:
     """Load what ``choose`` found."""
     module, _, attribute = choice.entry.target.partition(":")
     target = getattr(importlib.import_module(module), attribute)
     if choice.checkpoint is None:
         return target()  # type: ignore[no-any-return]
-    if not low_memory:
-        return target.load(choice.checkpoint, device, dtype)  # type: ignore[no-any-return]
-    return _visitor(target, choice.checkpoint, device, dtype)
+    load = partial(_visitor, target) if low_memory else target.load
+    backbone: Backbone = load(choice.checkpoint, device, dtype)
+    if compiled:
+        from anyv2v.compiling import compile_regions
+
+        compile_regions(backbone.net, backbone.bank)
+    return backbone
 
 
 def _visitor(target: Any, checkpoint: Path, device: str, dtype: str) -> Backbone:

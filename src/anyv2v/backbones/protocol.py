@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from anyv2v.deep import DeepCache
 from anyv2v.features import FeatureBank
 from anyv2v.options import Options
 from anyv2v.schedule import Schedule
@@ -80,6 +81,7 @@ class Backbone(Protocol):
         parts: Every net that takes memory, ``net`` among them.
         ignores: Options that it has no use for.
         bank: The features of ``net``, with a tap for each kind and each decoder layer of the paper's count.
+        deep: The deep blocks of ``net``, of which some steps need no new answer.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Backbone(Protocol):
     parts: Sequence[nn.Module]
     ignores: Sequence[str]
     bank: FeatureBank
+    deep: DeepCache
 
     def visit(self, device: torch.device) -> None:
         """Compute on ``device`` with one part there at a time; the others wait in the host's memory."""

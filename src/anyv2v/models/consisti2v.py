@@ -131,12 +131,14 @@ class ConsistI2VUNet(nn.Module):
         temb = temb + self.frame_stride_embedding(self._waves(frame_stride, sample))
         temb = temb.repeat_interleave(frames, dim=0)
         x = self.conv_in(fold(clip))
-        skips = [x]
+        skips: tuple[Tensor, ...] = (x,)
         for block in self.down_blocks:
-            x = block(x, temb, text, frames, skips)
+            x, more = block(x, temb, text, frames)
+            skips += more
         x = self.mid_block(x, temb, text, frames)
         for block in self.up_blocks:
             x = block(x, temb, text, frames, skips)
+            skips = skips[: -1 - self.config.layers_per_block]
         x = self.conv_out(silu(self.conv_norm_out(x)))
         return unfold(x, frames)[:, :, 1:]
 
@@ -179,15 +181,18 @@ class DownBlock(Layers):
         samplers = [] if level == config.coarsest else [Downsample2D(width, use_conv=True, name="op")]
         self.downsamplers = nn.ModuleList(samplers)
 
-    def forward(self, x: Tensor, temb: Tensor, text: Tensor, frames: int, skips: list[Tensor]) -> Tensor:
-        """``[(B F), C, h, w] -> [(B F), C', h/2, w/2]``; what the way up needs goes onto ``skips``."""
+    def forward(
+        self, x: Tensor, temb: Tensor, text: Tensor, frames: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """``[(B F), C, h, w] -> [(B F), C', h/2, w/2]``, and what the way up needs."""
+        skips: tuple[Tensor, ...] = ()
         for index in range(len(self.resnets)):
             x = self.layer(index, x, temb, text, frames)
-            skips.append(x)
+            skips += (x,)
         for downsampler in self.downsamplers:
             x = downsampler(x)
-            skips.append(x)
-        return x
+            skips += (x,)
+        return x, skips
 
 
 class UpBlock(Layers):
@@ -201,12 +206,14 @@ class UpBlock(Layers):
         super().__init__(config, level, inputs=[below + width, *plain, width + above])  # each with a skip
         self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample2D(width, use_conv=True)])
 
-    def forward(self, x: Tensor, temb: Tensor, text: Tensor, frames: int, skips: list[Tensor]) -> Tensor:
-        """``[(B F), C, h, w] -> [(B F), C', 2h, 2w]``; takes its skips from the end of ``skips``."""
+    def forward(
+        self, x: Tensor, temb: Tensor, text: Tensor, frames: int, skips: tuple[Tensor, ...]
+    ) -> Tensor:
+        """``[(B F), C, h, w] -> [(B F), C', 2h, 2w]``; reads its skips from the end of ``skips``."""
         for index in range(len(self.resnets)):
-            x = self.layer(index, torch.cat([x, skips.pop()], dim=1), temb, text, frames)
+            x = self.layer(index, torch.cat([x, skips[-1 - index]], dim=1), temb, text, frames)
         for upsampler in self.upsamplers:
-            x = upsampler(x, skips[-1].shape[2:])
+            x = upsampler(x, skips[-1 - len(self.resnets)].shape[2:])
         return x
 
 

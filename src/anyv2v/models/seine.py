@@ -102,12 +102,14 @@ class SEINEUNet(nn.Module):
         temb = self.time_embedding(self.time_proj(timestep.expand(len(x))).to(x.dtype))
         text = encoder_hidden_states.repeat_interleave(x.shape[2], dim=0)  # [(B F), L, D]
         x = per_frame(self.conv_in, x)
-        skips = [x]
+        skips: tuple[Tensor, ...] = (x,)
         for block in self.down_blocks:
-            x = block(x, temb, text, skips)
+            x, more = block(x, temb, text)
+            skips += more
         x = self.mid_block(x, temb, text)
         for block in self.up_blocks:
             x = block(x, temb, text, skips)
+            skips = skips[:-3]
         return per_frame(self.conv_out, silu(self.conv_norm_out(x)))
 
 
@@ -125,17 +127,18 @@ class DownBlock(nn.Module):
         self.attentions = nn.ModuleList(Transformer(config, level) for _ in inputs if not coarsest)
         self.downsamplers = nn.ModuleList([] if coarsest else [Downsample(width)])
 
-    def forward(self, x: Tensor, temb: Tensor, text: Tensor, skips: list[Tensor]) -> Tensor:
-        """``[B, C, F, h, w] -> [B, C', F, h/2, w/2]``; what the way up needs goes onto ``skips``."""
+    def forward(self, x: Tensor, temb: Tensor, text: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """``[B, C, F, h, w] -> [B, C', F, h/2, w/2]``, and what the way up needs."""
+        skips: tuple[Tensor, ...] = ()
         for resnet, attention in zip_longest(self.resnets, self.attentions):
             x = resnet(x, temb)
             if attention is not None:
                 x = attention(x, text)
-            skips.append(x)
+            skips += (x,)
         for downsampler in self.downsamplers:
             x = downsampler(x)
-            skips.append(x)
-        return x
+            skips += (x,)
+        return x, skips
 
 
 class MidBlock(nn.Module):
@@ -169,14 +172,14 @@ class UpBlock(nn.Module):
         self.attentions = nn.ModuleList(Transformer(config, level) for _ in inputs if level < last)
         self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample(width)])
 
-    def forward(self, x: Tensor, temb: Tensor, text: Tensor, skips: list[Tensor]) -> Tensor:
-        """``[B, C, F, h, w] -> [B, C', F, 2h, 2w]``; takes its three from the end of ``skips``."""
-        for resnet, attention in zip_longest(self.resnets, self.attentions):
-            x = resnet(torch.cat([x, skips.pop()], dim=1), temb)
+    def forward(self, x: Tensor, temb: Tensor, text: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+        """``[B, C, F, h, w] -> [B, C', F, 2h, 2w]``; reads its three from the end of ``skips``."""
+        for resnet, attention, skip in zip_longest(self.resnets, self.attentions, skips[:-4:-1]):
+            x = resnet(torch.cat([x, skip], dim=1), temb)
             if attention is not None:
                 x = attention(x, text)
         for upsampler in self.upsamplers:
-            x = upsampler(x, skips[-1].shape[2:])
+            x = upsampler(x, skips[-4].shape[2:])
         return x
 
 
