@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -153,7 +154,9 @@ def heading(title: str, *columns: str) -> None:
 def row(name: str, found: list[Figures], *more: str) -> None:
     across, inside = (fmean(x for one in found for x in getattr(one, part)) for part in ("across", "inside"))
     scores = fmean(x for one in found for x in one.frames), fmean(x for one in found for x in one.frames[-4:])
-    told = [f"{across:.2f}", f"{inside:.2f}", f"{across / inside:.2f}", *(f"{score:.2f}" for score in scores)]
+    told = [
+        f"{figure:.2f}" if isfinite(figure) else "" for figure in (across, inside, across / inside, *scores)
+    ]
     print(f"| {name} | {' | '.join([*told, *more])} |", flush=True)
 
 
