@@ -152,7 +152,7 @@ class Shelf:
     def settle(self) -> None:
         """Wait until all copies are made."""
         if self._device.type == "cuda":
-            _side(self._device).synchronize()
+            _side(self._device.index).synchronize()
 
 
 class Fetch:
@@ -183,7 +183,7 @@ class Fetch:
             return {path: feature.to(self._device) for path, feature in found.items()}
         import torch
 
-        with torch.cuda.stream(_side(self._device)):
+        with torch.cuda.stream(_side(self._device.index)):
             return {path: feature.to(self._device, non_blocking=True) for path, feature in found.items()}
 
     def _arrive(self, features: Features) -> None:
@@ -192,7 +192,7 @@ class Fetch:
         import torch
 
         current = torch.cuda.current_stream(self._device)
-        current.wait_stream(_side(self._device))
+        current.wait_stream(_side(self._device.index))
         for feature in features.values():
             feature.record_stream(current)
 
@@ -211,7 +211,7 @@ def _sent(feature: Tensor) -> Tensor:
         return feature.to("cpu")
     import torch
 
-    here, side = torch.empty_like(feature, device="cpu", pin_memory=True), _side(feature.device)
+    here, side = torch.empty_like(feature, device="cpu", pin_memory=True), _side(feature.device.index)
     side.wait_stream(torch.cuda.current_stream(feature.device))
     with torch.cuda.stream(side):
         here.copy_(feature, non_blocking=True)
@@ -219,12 +219,18 @@ def _sent(feature: Tensor) -> Tensor:
     return here
 
 
-@cache
-def _side(device: device) -> Stream:
-    """Where copies run."""
+def _side(index: int | None) -> Stream:
+    """Where the copies of a GPU run; without a number, of the current one."""
     import torch
 
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return _stream(torch.cuda.current_device() if index is None else index)
+
+
+@cache
+def _stream(index: int) -> Stream:
+    import torch
+
+    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
 
 
 def _host_memory() -> int:

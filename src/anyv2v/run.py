@@ -360,11 +360,12 @@ def _by_diffusion(
     sizes = video.size, job.options.size or backbone.spec.size
     pairs = zip(video.frames, result.frames, strict=True)
     work = cost(backbone, job.options, inverted=source.origin != "net")
+    again = sum(not features for features in source.trajectory.features.values())  # for want of room
     found = {
         "inversion_steps": source.steps,
         "inversion_from": source.origin,
-        "network_calls": work.calls,
-        "network_rows": work.rows,
+        "network_calls": work.calls + again,
+        "network_rows": work.rows + again,
         "network_rows_in_all": cost(backbone, job.options).rows,
     }
     return Rendering(
