@@ -28,9 +28,13 @@ class DeepCache:
     Args:
         net: A net whose outermost blocks alone are to be computed at some steps.
         paths: Globs on the names of its other blocks.
+
+    Attributes:
+        doing: What they do now: see ``mode``.
     """
 
     def __init__(self, net: nn.Module, paths: Sequence[str]) -> None:
+        self.doing: Mode = "compute"
         self._blocks = [
             _Block(module)
             for name, module in net.named_modules()
@@ -40,13 +44,16 @@ class DeepCache:
     @contextmanager
     def mode(self, mode: Mode) -> Iterator[None]:
         """``compute`` as ever; ``keep`` what comes of it too; or ``reuse`` what was kept last."""
-        for block in self._blocks:
-            block.mode = mode
+        self._set(mode)
         try:
             yield
         finally:
-            for block in self._blocks:
-                block.mode = "compute"
+            self._set("compute")
+
+    def _set(self, mode: Mode) -> None:
+        self.doing = mode
+        for block in self._blocks:
+            block.mode = mode
 
     def clear(self) -> None:
         """Forget what was kept: of a full-size net it is half a gigabyte."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from anyv2v.backbones import Choice, load_choice
-from anyv2v.fitting import cost, recorded_taps, window_for
+from anyv2v.fitting import cost, window_for
 from anyv2v.job import EditJob
 from anyv2v.run import check, frames_for, left_out, span_for, spec_for
 from anyv2v.source import inversion_at_hand
@@ -18,8 +17,7 @@ from anyv2v.video import Video, read_image
 from anyv2v.windows import windows
 
 if TYPE_CHECKING:
-    from anyv2v.backbones.protocol import Backbone, VideoSpec
-    from anyv2v.options import Options
+    from anyv2v.backbones.protocol import Backbone
 
 __all__ = ["Plan", "dry_run"]
 
@@ -45,8 +43,12 @@ class Plan:
         injecting: Steps of a window that inject, by kind of feature.
         network_calls: Calls of the net.
         network_rows: Rows of the batch summed over all calls of the net.
-        memory: Bytes of weights, and of the recorded features and kept latents of a window; what the layers
-            need in passing comes on top.
+        peak_bytes: The most memory that is held at once on the device.
+        peak_stage: The stage that holds it.
+        peaks: The same of every stage.
+        memory: What it is made of: weights, recorded features, latents of the inversion, and what the layers
+            hold in passing.
+        host_bytes: Features that wait in the host's memory.
     """
 
     editor: str
@@ -64,7 +66,11 @@ class Plan:
     injecting: Mapping[str, int] = field(default_factory=dict)
     network_calls: int = 0
     network_rows: int = 0
+    peak_bytes: int | None = None
+    peak_stage: str | None = None
+    peaks: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
+    host_bytes: int | None = None
     notices: list[str] = field(default_factory=list)
 
 
@@ -85,12 +91,23 @@ def dry_run(job: EditJob) -> Plan:
 
 
 def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
-    backbone: Any = load_choice(choice, device="meta", dtype=_dtype(job))
+    from anyv2v.footprint import rehearse
+
+    backbone: Any = load_choice(choice, device="meta", dtype=_dtype(job), low_memory=job.low_memory)
     clip, options = span_for(job, backbone.spec), job.options
     spec = spec_for(job, backbone)
     stretches = _windows(job, choice, backbone)
     work = [cost(backbone, options, inverted=window.at_hand) for window in stretches]
+    at_hand = all(window.at_hand for window in stretches)
     injection = backbone.bank.plan(options)
+    footprint = rehearse(
+        backbone,
+        spec,
+        options,
+        low_memory=job.low_memory,
+        inverted=all(window.at_hand for window in stretches),
+        limit=_limit(job),
+    )
     return Plan(
         editor=editor,
         backbone=choice.entry.name,
@@ -102,7 +119,7 @@ def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
         frames=sum(window.fresh for window in stretches),
         fps=float(spec.fps),
         windows=len(stretches),
-        inversion_at_hand=all(window.at_hand for window in stretches),
+        inversion_at_hand=at_hand,
         steps={
             "invert": options.inversion_steps * sum(not window.at_hand for window in stretches),
             "sample": (options.steps - options.skip) * len(stretches),
@@ -110,7 +127,16 @@ def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
         injecting={kind: max(0, until - options.skip) for kind, until in injection.until.items()},
         network_calls=sum(one.calls for one in work),
         network_rows=sum(one.rows for one in work),
-        memory=_memory(backbone, spec, options, low_memory=job.low_memory, chained=len(stretches) > 1),
+        peak_bytes=footprint.peak,
+        peak_stage=footprint.stage,
+        peaks=footprint.peaks,
+        memory={
+            "weights": footprint.weights,
+            "features": footprint.features,
+            "latents": footprint.latents,
+            "passing": footprint.passing,
+        },
+        host_bytes=footprint.waiting,
         notices=left_out(job, backbone),
     )
 
@@ -139,23 +165,10 @@ def _dtype(job: EditJob) -> str:
     return str(pick_dtype(job.dtype, pick_device(job.device))).removeprefix("torch.")
 
 
-def _memory(
-    backbone: Backbone, spec: VideoSpec, options: Options, *, low_memory: bool = False, chained: bool = False
-) -> dict[str, int]:
-    """Ask a net on the meta device, which has shapes and no weights."""
-    frames = np.zeros((spec.frames, spec.size.height, spec.size.width, 3), np.uint8)
-    z, condition = backbone.encode(frames), backbone.condition(frames[0], "", spec)
-    with backbone.bank.recording(backbone.bank.plan(options).active(options.skip)):
-        backbone.denoise(z, 0, condition)
-    bank = backbone.bank
-    sizes = {path: feature.nbytes for path, feature in bank.features().items()}
-    if levels := recorded_taps(backbone, options).values():  # then those of every step are kept
-        features = sum(sizes[path] for taps in levels for tap in taps for path in bank.modules(tap))
-    else:
-        features = sum(sizes.values())
-    parts = [sum(weight.nbytes for weight in part.parameters()) for part in backbone.parts]
-    return {
-        "weights": max(parts) if low_memory else sum(parts),
-        "features": features,
-        "latents": z.nbytes * (options.inversion_steps + 1 + chained * (1 + options.steps - options.skip)),
-    }
+def _limit(job: EditJob) -> float:
+    """How much memory the job may take on this machine's device."""
+    from anyv2v.host import memory_of
+    from anyv2v.weights import pick_device
+
+    memory = memory_of(pick_device(job.device))
+    return memory.limit if memory else math.inf

@@ -28,6 +28,7 @@ from anyv2v.fitting import (
     start_level,
     window_for,
 )
+from anyv2v.host import Fetch, Shelf
 from anyv2v.inversion import walk
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
@@ -52,7 +53,8 @@ class Trajectory:
 
     Attributes:
         latents: Level to ``[1, C, F, h, w]``; a negative level is clean.
-        features: Level to what was recorded there, by module name, if that was asked for.
+        features: Level to what was recorded there, by module name, if that was asked for. Some may wait in
+            the host's memory; a level that has none found no room.
     """
 
     latents: Mapping[int, Tensor]
@@ -106,7 +108,7 @@ def invert(
     Returns:
         The latents at each of ``inversion_steps`` levels, and ``z0``; the features that were recorded.
     """
-    wanted = recorded_taps(backbone, options)
+    wanted, shelf = recorded_taps(backbone, options), Shelf(backbone, backbone.rows(options))
     features: dict[int, Mapping[str, Tensor]] = {}
 
     def ask(z: Tensor, t: int) -> Tensor:
@@ -114,13 +116,16 @@ def invert(
             return backbone.denoise(z, t, condition)
         with backbone.bank.recording(wanted[t]):
             out = backbone.denoise(z, t, condition)
-        features[t] = backbone.bank.take()  # the last call at a level is nearest to what sampling will see
+        features[t] = shelf.put(
+            backbone.bank.take()
+        )  # the last call at a level is nearest to what sampling will see
         return out
 
     latents = {backbone.schedule.grid(options.inversion_steps)[-1]: z0}
     for done, (t, z) in enumerate(walk(ask, backbone.schedule, z0, options), start=1):
         latents[t] = z
         on_step(Step("invert", done, options.inversion_steps, t, z))
+    shelf.settle()
     return Trajectory(latents, features)
 
 
@@ -165,6 +170,7 @@ def propagate(
 
     z = _start(source.at(start_level(backbone, options)), options, draw)
     z = laid(backbone.prepare(z, edit_condition, options), grid[options.skip])
+    recorded = Fetch(source.features_at, recorded_taps(backbone, options), backbone.device)
     for step in range(options.skip, options.steps):
         t, s, taps = grid[step], grid[step + 1], plan.active(step)
         level = source_level(backbone, t, options)
@@ -174,8 +180,8 @@ def propagate(
                 out = _denoise_together(backbone, source.at(level), z, t, source_condition, told)
         else:
             if taps and options.source_branch == "recorded":
-                bank.give(source.features_at(level))
-            elif taps:
+                bank.give(recorded(level))
+            if taps and not bank.features():
                 with bank.recording(taps):
                     backbone.denoise(source.at(level), level, source_condition)
             with bank.injecting(taps), backbone.deep.mode(mode_at(step, plan, options)):

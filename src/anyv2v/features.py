@@ -148,6 +148,11 @@ class FeatureBank:
         """The recorded features by module name, each ``[anything, ...]`` for a batch of one."""
         return {probe.path: probe.feature for probe in self._all() if probe.feature is not None}
 
+    @property
+    def doing(self) -> dict[str, Mode]:
+        """What is being done now, by module name; nothing where nothing is."""
+        return {probe.path: probe.mode for probe in self._all() if probe.mode != "off"}
+
     def modules(self, tap: Tap) -> tuple[str, ...]:
         """The names of the modules that ``tap`` stands for."""
         return tuple(probe.path for probe in self._probes[tap])

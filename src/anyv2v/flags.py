@@ -62,7 +62,10 @@ Pick = Annotated[
     str | None, option(STILL, "best, the number of a candidate, or ask: stop with the sheet. Default: best.")
 ]
 LowMemory = Annotated[
-    bool | None, option(MACHINE, "Keep on the device only the part of a model that works.", "--low-memory")
+    bool | None,
+    option(
+        MACHINE, "Keep on the device only the part of a model that works, and work in parts.", "--low-memory"
+    ),
 ]
 Compile = Annotated[
     bool | None,

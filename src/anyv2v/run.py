@@ -360,7 +360,9 @@ def _by_diffusion(
 
     def inverted(video: Video, on_step: OnStep) -> Trajectory:
         source = inversion_for(job, checkpoint, backbone, video, on_step)
-        sources.append(replace(source, trajectory=Trajectory({})))  # all of them would fill the memory
+        recorded = source.trajectory.features.items()
+        lacking = Trajectory({}, {level: features for level, features in recorded if not features})
+        sources.append(replace(source, trajectory=lacking))  # all of them would fill the memory
         return source.trajectory
 
     pairs = diffuse_windows(
@@ -386,12 +388,13 @@ def _by_diffusion(
 
 def _diffusion_findings(backbone: Backbone, options: Options, sources: list[Inversion]) -> dict[str, Any]:
     work = [cost(backbone, options, inverted=source.origin != "net") for source in sources]
+    again = sum(len(source.trajectory.features) for source in sources)  # for want of room
     return {
         "windows": len(sources),
         "inversion_steps": sources[0].steps,
         "inversion_from": ", ".join(sorted({source.origin for source in sources})),
-        "network_calls": sum(one.calls for one in work),
-        "network_rows": sum(one.rows for one in work),
+        "network_calls": sum(one.calls for one in work) + again,
+        "network_rows": sum(one.rows for one in work) + again,
         "network_rows_in_all": len(sources) * cost(backbone, options).rows,
         "peak_bytes": _peak(backbone),
     }

@@ -18,6 +18,7 @@ from anyv2v.drafts import draft
 from anyv2v.edit import Trajectory
 from anyv2v.errors import ImageError, OptionError
 from anyv2v.fitting import clip_spec
+from anyv2v.host import pinned
 from anyv2v.sidecar import library_versions
 from anyv2v.video import Frame, Video, read_image, write_image
 
@@ -120,6 +121,8 @@ def _sum(tensors: Mapping[str, Tensor]) -> str:
 def load_trajectory(path: Path, about: Mapping[str, str], device: Any) -> tuple[Trajectory, int]:
     """Read an inversion that ``save_trajectory`` wrote, and the number of its steps.
 
+    Its latents come to the device; its features wait in the host's memory.
+
     Raises:
         OptionError: It is no inversion, a damaged one, or not that of this clip with these settings.
     """
@@ -130,8 +133,10 @@ def load_trajectory(path: Path, about: Mapping[str, str], device: Any) -> tuple[
             said = file.metadata()
             found, steps, digest = json.loads(said["identity"]), int(said["inversion_steps"]), said["sha256"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            # A copy, aligned as fresh results are: of a file's own alignment some kernels round differently.
-            trajectory = _trajectory({name: tensor.to(device, copy=True) for name, tensor in tensors.items()})
+            # Copies, aligned as fresh results are: of a file's own alignment some kernels round differently.
+            held = _trajectory({name: pinned(tensor, device) for name, tensor in tensors.items()})
+            latents = {level: z.to(device) for level, z in held.latents.items()}
+            trajectory = Trajectory(latents, held.features)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"{path} is not an inversion that anyv2v wrote") from error
     if differing := [key for key in about if found.get(key) != about[key]]:

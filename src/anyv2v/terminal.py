@@ -133,7 +133,7 @@ def show(facts: Mapping[str, Any], as_json: bool) -> None:
 
 def _readable(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
-        unit = "_bytes" if name == "memory" else ""
+        unit = "_bytes" if name in ("memory", "peaks") else ""
         return ", ".join(f"{key} {_readable(unit, item)}" for key, item in value.items()) or "-"
     if isinstance(value, list):
         return "; ".join(value) or "none"

@@ -201,7 +201,8 @@ def load_backbone(
         device: ``cuda``, ``cuda:1``, ``mps``, ``cpu``; ``auto`` takes the best there is. On ``meta`` the nets
             have shapes and no weights.
         dtype: ``float32``, ``float16``, ``bfloat16``; ``auto`` is float32 on the CPU, else float16.
-        low_memory: Keep on a GPU only the part that works: the net, the VAE, or an encoder.
+        low_memory: Keep on a GPU only the part that works: the net, the VAE, or an encoder; and do the
+            net's work in parts.
         compiled: Have layers of the net compiled as they are first called: minutes once, each run faster.
 
     Raises:
@@ -237,7 +238,8 @@ def load_choice(
 
 
 def _visitor(target: Any, checkpoint: Path, device: str, dtype: str) -> Backbone:
-    """A backbone that waits in the host's memory, which on the CPU is where it works."""
+    """A backbone that works in parts, and waits in the host's memory, which on the CPU is where it works."""
+    from anyv2v.backbones.chunking import spare
     from anyv2v.weights import pick_device, pick_dtype
 
     place = pick_device(device)
@@ -245,6 +247,7 @@ def _visitor(target: Any, checkpoint: Path, device: str, dtype: str) -> Backbone
     backbone: Backbone = target.load(
         checkpoint, str(home), str(pick_dtype(dtype, place)).removeprefix("torch.")
     )
+    spare(backbone.net, backbone.bank, backbone.deep)
     if place.type not in ("cpu", "meta"):
         backbone.visit(place)
     return backbone

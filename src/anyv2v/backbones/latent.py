@@ -58,6 +58,11 @@ class LatentBackbone:
         device: torch.device = self._visited or next(self.net.parameters()).device
         return device
 
+    @property
+    def low_memory(self) -> bool:
+        """See ``Backbone``."""
+        return self._visited is not None
+
     def visit(self, device: torch.device) -> None:
         """See ``Backbone``."""
         self._visited = device

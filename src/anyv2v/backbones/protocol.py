@@ -80,6 +80,7 @@ class Backbone(Protocol):
         net: The denoising net.
         parts: Every net that takes memory, ``net`` among them.
         ignores: Options that it has no use for.
+        low_memory: Whether parts only visit ``device``: see ``visit``.
         bank: The features of ``net``, with a tap for each kind and each decoder layer of the paper's count.
         deep: The deep blocks of ``net``, of which some steps need no new answer.
     """
@@ -91,6 +92,7 @@ class Backbone(Protocol):
     net: nn.Module
     parts: Sequence[nn.Module]
     ignores: Sequence[str]
+    low_memory: bool
     bank: FeatureBank
     deep: DeepCache
 

@@ -1,0 +1,237 @@
+"""Where recorded features wait from inversion to sampling: on the device, in the host's memory, or nowhere.
+
+A full-size net makes 0.85 GB of them at every step. Copies run beside the work. Not covered: disks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from anyv2v.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+    from torch.cuda import Stream
+
+    from anyv2v.backbones.protocol import Backbone
+
+__all__ = ["LOW_MEMORY", "Fetch", "Memory", "Place", "Shelf", "memory_of", "pinned", "place", "standing_in"]
+
+Features = Mapping[str, "Tensor"]
+Place = Literal["device", "host", "recompute"]
+
+LOW_MEMORY = 6e9
+"""Bytes that an edit in low-memory mode is meant to hold on its device at most."""
+
+
+def place(size: int, device: float, host: float) -> Place:
+    """Where features of ``size`` bytes wait, given the bytes that are free; else they are made again."""
+    if size <= device:
+        return "device"
+    return "host" if size <= host else "recompute"
+
+
+class Memory(Protocol):
+    """The memory of a device, in bytes.
+
+    Attributes:
+        now: What is held.
+        peak: The most that was held.
+        limit: What may be held.
+    """
+
+    @property
+    def now(self) -> int: ...
+    @property
+    def peak(self) -> int: ...
+    @property
+    def limit(self) -> float: ...
+
+
+class Cuda:
+    """See ``Memory``; the limit is ``ANYV2V_MEMORY_LIMIT`` in GB, else what others have left free."""
+
+    def __init__(self, device: device) -> None:
+        self._device = device
+
+    @property
+    def now(self) -> int:
+        import torch
+
+        return torch.cuda.memory_allocated(self._device)
+
+    @property
+    def peak(self) -> int:
+        import torch
+
+        return torch.cuda.max_memory_allocated(self._device)
+
+    @property
+    def limit(self) -> float:
+        import torch
+
+        free = torch.cuda.mem_get_info(self._device)[0] + torch.cuda.memory_reserved(self._device)
+        return min(memory_limit(), free)
+
+
+def memory_limit() -> float:
+    """How many bytes an edit may hold on a GPU: ``ANYV2V_MEMORY_LIMIT`` in GB, else all there are.
+
+    Raises:
+        OptionError: The variable holds something else than a number above 0.
+    """
+    text = os.environ.get("ANYV2V_MEMORY_LIMIT") or "inf"
+    with suppress(ValueError):
+        if (gigabytes := float(text)) > 0:
+            return gigabytes * 1e9
+    raise OptionError(f"ANYV2V_MEMORY_LIMIT is {text!r}; it must be a number of GB, such as 12")
+
+
+_standing_in: ContextVar[Memory | None] = ContextVar("memory", default=None)
+
+
+@contextmanager
+def standing_in(memory: Memory) -> Iterator[None]:
+    """Have another memory in place of the device's: in a rehearsal, where there is none."""
+    token = _standing_in.set(memory)
+    try:
+        yield
+    finally:
+        _standing_in.reset(token)
+
+
+def memory_of(device: device) -> Memory | None:
+    """The memory of a device; nothing if it is the host's."""
+    return _standing_in.get() or (Cuda(device) if device.type == "cuda" else None)
+
+
+class Shelf:
+    """Puts the features of one level after another where they can wait.
+
+    Args:
+        backbone: Whose they are, and whose device is to have room for its work.
+        rows: Of the largest batch that the net will see; so far it saw one.
+    """
+
+    def __init__(self, backbone: Backbone, rows: int) -> None:
+        self._device, self._rows = backbone.device, rows
+        self._memory = memory_of(backbone.device)
+        self._limit = LOW_MEMORY if backbone.low_memory else float("inf")
+        self._host = _host_memory() / 2
+
+    def put(self, features: Features) -> Features:
+        """The same features, on the device or in the host's memory; none of them if neither has room."""
+        if self._memory is None:
+            return features
+        size = sum(feature.nbytes for feature in features.values())
+        match place(size, self._room(size), self._host):
+            case "device":
+                return features
+            case "host":
+                self._host -= size
+                return {path: _sent(feature) for path, feature in features.items()}
+            case "recompute":
+                return {}
+
+    def _room(self, size: int) -> float:
+        """Beside what the net will hold in passing, and two levels on their way back.
+
+        These may be twice as large, as noisier levels, which come later, have more kinds.
+        """
+        assert self._memory is not None
+        before = self._memory.now - size
+        working = self._rows * (self._memory.peak - before) + 4 * size
+        return min(self._limit, self._memory.limit) - before - working
+
+    def settle(self) -> None:
+        """Wait until all copies are made."""
+        if self._device.type == "cuda":
+            _side(self._device.index).synchronize()
+
+
+class Fetch:
+    """Brings features back to the device, those of the next level while these are in use.
+
+    Args:
+        features_at: Those of a level, wherever they are.
+        levels: In the order in which they will be asked for.
+        device: Where they are wanted.
+    """
+
+    def __init__(self, features_at: Callable[[int], Features], levels: Iterable[int], device: device) -> None:
+        self._features_at, self._device = features_at, device
+        self._next = dict(pairwise(levels))
+        self._coming: dict[int, Features] = {}
+
+    def __call__(self, level: int) -> Features:
+        """Those of a level, on the device."""
+        here = self._coming.pop(level, None) or self._brought(level)
+        self._arrive(here)
+        if (after := self._next.get(level)) is not None:
+            self._coming[after] = self._brought(after)
+        return here
+
+    def _brought(self, level: int) -> Features:
+        found = self._features_at(level)
+        if self._device.type != "cuda":
+            return {path: feature.to(self._device) for path, feature in found.items()}
+        import torch
+
+        with torch.cuda.stream(_side(self._device.index)):
+            return {path: feature.to(self._device, non_blocking=True) for path, feature in found.items()}
+
+    def _arrive(self, features: Features) -> None:
+        if self._device.type != "cuda":
+            return
+        import torch
+
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(_side(self._device.index))
+        for feature in features.values():
+            feature.record_stream(current)
+
+
+def pinned(tensor: Tensor, device: device | str) -> Tensor:
+    """A copy in the host's memory; for a GPU one that it can fetch while it works."""
+    import torch
+
+    here = torch.empty_like(tensor, device="cpu", pin_memory=torch.device(device).type == "cuda")
+    return here.copy_(tensor)
+
+
+def _sent(feature: Tensor) -> Tensor:
+    """Its copy in the host's memory, once ``Shelf.settle`` has been called."""
+    if not feature.is_cuda:
+        return feature.to("cpu")
+    import torch
+
+    here, side = torch.empty_like(feature, device="cpu", pin_memory=True), _side(feature.device.index)
+    side.wait_stream(torch.cuda.current_stream(feature.device))
+    with torch.cuda.stream(side):
+        here.copy_(feature, non_blocking=True)
+    feature.record_stream(side)
+    return here
+
+
+def _side(index: int | None) -> Stream:
+    """Where the copies of a GPU run; without a number, of the current one."""
+    import torch
+
+    return _stream(torch.cuda.current_device() if index is None else index)
+
+
+@cache
+def _stream(index: int) -> Stream:
+    import torch
+
+    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
