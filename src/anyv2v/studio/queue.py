@@ -265,6 +265,10 @@ class Queue:
             row = base.execute(query, (time.time() + lease, name, worker)).fetchone()
         return row is not None and row[0] == "running"
 
+    def holds(self, name: str, worker: str) -> bool:
+        """Whether the job is still this worker's, and not cancelled: to be asked often."""
+        return bool(self._jobs(MINE, name, worker))
+
     def report(
         self, name: str, worker: str, stage: str, done: int, total: int, left_seconds: float | None
     ) -> bool:

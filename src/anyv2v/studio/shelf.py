@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -35,7 +36,17 @@ from anyv2v.studio.limits import Limits, TooLarge, TooSlow, Unknown
 from anyv2v.video import Clip, Fit, Frame, Size, VideoInfo, probe, reading, write_image
 from anyv2v.writing import write
 
-__all__ = ["ClipFacts", "ImageFacts", "Shelf", "Thumbnail", "cleaned", "remove", "small", "watchable"]
+__all__ = [
+    "ClipFacts",
+    "ImageFacts",
+    "Shelf",
+    "Thumbnail",
+    "cleaned",
+    "remove",
+    "small",
+    "studio_folder",
+    "watchable",
+]
 
 ID = re.compile(r"[0-9a-f]{32}")
 JOB = re.compile(r"[A-Za-z0-9_-]{16}")
@@ -347,13 +358,16 @@ class Incoming:
         return self._digest.hexdigest()[:32]
 
     def take(self, piece: bytes) -> None:
-        """Take the next piece. Raises TooLarge, TooSlow."""
+        """Take the next piece. Raises TooLarge, TooSlow, OutputError."""
         self.count += len(piece)
         self._limits.check_bytes(self.count)
         if time.monotonic() > self._until:
             raise TooSlow(f"the file did not arrive within {self._limits.upload_seconds:g} s")
         self._digest.update(piece)
-        self._stream.write(piece)
+        try:
+            self._stream.write(piece)
+        except OSError as error:
+            raise OutputError(f"the file cannot be kept: {error.strerror}") from error
 
     def copy(self, source: Path | IO[bytes]) -> None:
         """Take all of a file."""
@@ -382,6 +396,14 @@ def watchable(size: Size) -> Any:
     scale = min(1.0, LOOK_SIDE / max(size.width, size.height))
     even = Size(*(max(2, 2 * round(side * scale / 2)) for side in (size.width, size.height)))
     return Fit(size, even, "stretch").apply
+
+
+def studio_folder() -> Path:
+    """``ANYV2V_STUDIO``, else ``anyv2v/studio`` in the user's folder of data."""
+    if named := os.environ.get("ANYV2V_STUDIO"):
+        return Path(named)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "anyv2v" / "studio"
 
 
 def cleaned(name: str) -> str:
