@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from anyv2v.drafts import draft
-from anyv2v.errors import ImageError, OutputError, VideoError
+from anyv2v.errors import ImageError, OptionError, OutputError, VideoError
 from anyv2v.studio.limits import Limits, TooLarge, TooSlow, Unknown
 from anyv2v.video import Clip, Fit, Frame, Size, VideoInfo, probe, reading, write_image
 from anyv2v.writing import write
@@ -370,13 +370,16 @@ class Incoming:
             raise OutputError(f"the file cannot be kept: {error.strerror}") from error
 
     def copy(self, source: Path | IO[bytes]) -> None:
-        """Take all of a file."""
+        """Take all of a file. Raises as ``take``, and OptionError for a file that cannot be read."""
         if not isinstance(source, Path):
             while piece := source.read(CHUNK):
                 self.take(piece)
             return
-        with source.open("rb") as stream:
-            self.copy(stream)
+        try:
+            with source.open("rb") as stream:
+                self.copy(stream)
+        except OSError as error:
+            raise OptionError(f"{source}: {str(error.strerror).lower()}") from error
 
     def close(self) -> None:
         """Nothing more will come."""
