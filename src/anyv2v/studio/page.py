@@ -77,11 +77,12 @@ class _Page:
         self.head = part("masthead")
         with gr.Row(elem_id="desk"):
             with gr.Column(elem_id="history"):
-                self.jobs = part("jobs", label="Jobs")
+                self.jobs = part("jobs", label="Jobs", asks=_revision(self.desk))
             with gr.Column(elem_id="stage"):
                 self.clip = part("drop", label="Your clip")
                 self.player = part("player", label="Player")
                 self.mask = part("mask", label="Mask")
+                self.gallery = part("candidates")
                 self.strip = part("strip", label="Span of the clip")
             with gr.Column(elem_id="inspector"):
                 with gr.Tabs(selected="frame", elem_id="stages") as self.tabs:
@@ -97,7 +98,7 @@ class _Page:
         with gr.Column(elem_classes=["pane"]) as self.by_hand:
             self.save = _html()
             self.edited = part("drop", label="The edited first frame")
-        with gr.Column(elem_classes=["pane"], visible=False) as self.by_editor:
+        with gr.Column(elem_classes=["pane", "tight"], visible=False) as self.by_editor:
             self.editor = gr.Dropdown(_choices(self.editors), value=form.editor, label="Editor")
             self.editor_about = _html()
             self.instruction = gr.Textbox(label="Instruction", lines=2, placeholder="Turn the balloon green")
@@ -110,7 +111,6 @@ class _Page:
                     1, 8, value=form.candidates, step=1, label="Candidates", buttons=[]
                 )
                 self.editor_seed = gr.Number(form.editor_seed, precision=0, minimum=0, label="Seed")
-        self.gallery = part("candidates")
 
     def _lay_propagation(self) -> None:
         form = self.form
@@ -124,7 +124,7 @@ class _Page:
             self.motion = _wish("Follow the source's motion")
             with gr.Row(elem_classes=["pair"]):
                 self.seed = gr.Number(form.seed, precision=0, minimum=0, label="Seed")
-                self.preview = gr.Checkbox(form.preview, label="Preview at once, by optical flow")
+                self.preview = gr.Checkbox(form.preview, label="Flow preview at once")
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 about = "The settings that all others start from"
                 self.recipe = gr.Dropdown(["default"], value="default", label="recipe", info=about)
@@ -133,8 +133,9 @@ class _Page:
     def _lay_foot(self) -> None:
         with gr.Column(elem_id="foot"):
             self.hint = _html()
-            self.make = gr.Button("Edit the frame", variant="primary", visible=False)
-            self.next = gr.Button("Next: propagate", variant="primary")
+            with gr.Row(elem_classes=["pair"]):
+                self.make = gr.Button("Edit the frame", variant="primary", visible=False)
+                self.next = gr.Button("Next: propagate", variant="primary")
             self.run = gr.Button("Run", variant="primary", visible=False)
 
     # ---- what leads to what
@@ -366,10 +367,8 @@ class _Page:
             return ""
         clip = self.desk.clip(work.clip)
         size = f"{clip.width} × {clip.height} PNG"
-        url = escape(f"{showing.first_frame(work)}&download=1", quote=True)
-        return (
-            f'<a class="plain framed" href="{url}" download>Download the first frame <small>{size}</small></a>'
-        )
+        url = escape(showing.first_frame(work))
+        return f'<a class="plain framed" href="{url}" download="first-frame.png">Download the first frame <small>{size}</small></a>'
 
 
 # ---- small things
@@ -388,6 +387,14 @@ CLIP_WANTED = {
     "hint": "or press Enter to choose one",
     "shape": "film",
 }
+
+
+def _revision(desk: Desk) -> Callable[[Any], int]:
+    def revision(_: Any) -> int:
+        """Another whenever any job has changed."""
+        return desk.revision()
+
+    return revision
 
 
 def _html() -> gr.HTML:

@@ -116,7 +116,7 @@ def references(work: Work, most: int) -> dict[str, Any]:
 
 def candidates(desk: Desk, work: Work) -> Value:
     """The edited first frames to choose from, if there are several."""
-    if work.made is None:
+    if work.made is None or work.tab != "frame" or work.painting:
         return None
     found = [
         {

@@ -3,11 +3,11 @@
 // value: { chosen, wait, candidates: [{ number, place, seed, url }] }; gives "choose" { number }.
 
 const list = h("div", { class: "tiles", role: "radiogroup", "aria-label": "Candidates of the first frame" });
-element.querySelector(".candidates").append(list);
+root.append(list);
 
 function draw(value) {
   const found = value?.candidates ?? [];
-  element.querySelector(".candidates").hidden = !found.length;
+  appear(found.length);
   if (list.dataset.made !== JSON.stringify(found)) {
     list.dataset.made = JSON.stringify(found);
     list.replaceChildren(...found.map(tile));

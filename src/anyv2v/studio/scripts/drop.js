@@ -8,12 +8,11 @@ const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Uploa
 const title = h("b"), hint = h("small"), trouble = h("p", { class: "trouble", role: "alert", hidden: true });
 const picture = h("span", { class: "shape" });
 const button = h("button", { type: "button", class: "target", onclick: () => input.click() }, picture, title, hint, bar);
-const zone = element.querySelector(".drop");
 const have = h("div", { class: "have" });
-zone.append(have, button, input, trouble);
+root.append(have, button, input, trouble);
 
 function draw(value) {
-  zone.hidden = !value;
+  appear(value);
   if (!value) return;
   Object.assign(input, { accept: value.accept, value: "" });
   button.hidden = !value.to;
@@ -51,9 +50,9 @@ async function take(files) {
 }
 
 for (const [name, over] of Object.entries({ dragenter: true, dragover: true, dragleave: false, drop: false })) {
-  zone.addEventListener(name, (event) => {
+  root.addEventListener(name, (event) => {
     event.preventDefault();
-    zone.classList.toggle("over", over);
+    root.classList.toggle("over", over);
     if (name === "drop") take(event.dataTransfer.files);
   });
 }

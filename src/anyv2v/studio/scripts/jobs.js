@@ -7,7 +7,7 @@
 const list = h("ul", { class: "cards" });
 const nothing = h("p", { class: "nothing" }, "What you run stands here, and stays: close the tab, come back, it is still there.");
 const said = h("p", { class: "away", role: "status" });
-element.querySelector(".jobs").append(h("h2", {}, "Jobs"), list, nothing, said);
+root.append(h("h2", {}, "Jobs"), list, nothing, said);
 const cards = new Map();
 const states = new Map();
 
@@ -64,7 +64,7 @@ function fill(card, job, open) {
   card.dataset.state = job.state;
   card.classList.toggle("current", open);
   $(".open").setAttribute("aria-current", open);
-  $(".open b").textContent = job.title;
+  $(".open b").textContent = $(".open b").title = job.title;
   $(".text").textContent = job.text;
   $(".text").title = job.state === "failed" ? job.text : "";
   thumb($(".thumb"), job);
@@ -76,7 +76,7 @@ function fill(card, job, open) {
     const node = $(`.${name}.tool`);
     node.hidden = !there;
     node.setAttribute("aria-label", `${node.title}: ${job.title}`);
-    if (node.localName === "a" && there) node.href = there;
+    if (node.localName === "a" && there) Object.assign(node, { href: there, download: job.title.slice(0, 60) });
   }
 }
 
@@ -89,16 +89,14 @@ function thumb(holder, job) {
 // ---- whether anything has changed, asked of the studio itself: it may be gone for a while
 
 const lost = h("p", { class: "lost", role: "alert", hidden: true }, "The studio does not answer. Your jobs are safe: they go on when it does.");
-element.querySelector(".jobs").prepend(lost);
+root.prepend(lost);
 let revision = null;
 let due = 0;
 
 async function ask() {
   if (!element.isConnected) return;
   try {
-    const answer = await fetch("/api/health");
-    if (!answer.ok) throw new Error(answer.statusText);
-    const now = (await answer.json()).revision;
+    const now = await server.revision(null);
     if (revision !== now) due = 2; // the second time for what changed while the first was under way
     if (due-- > 0) trigger("changed", {});
     revision = now;

@@ -10,7 +10,6 @@ const erase = h("button", { type: "button", class: "plain", "aria-pressed": "fal
 const back = h("button", { type: "button", class: "plain", onclick: () => undo() }, icon("undo"), "Undo");
 const trouble = h("span", { class: "trouble", role: "alert" });
 const board = h("div", { class: "board" }, frame, canvas, ring);
-const root = element.querySelector(".mask");
 root.append(
   h("div", { class: "room" }, board),
   h("div", { class: "transport" },
@@ -18,13 +17,13 @@ root.append(
     h("button", { type: "button", class: "plain", onclick: () => clear() }, "Clear"), trouble,
     h("span", { class: "gap" }),
     h("button", { type: "button", class: "plain", onclick: () => trigger("leave", {}) }, "Leave"),
-    h("button", { type: "button", class: "go keep", onclick: () => keep() }, "Use this mask")));
+    h("button", { type: "button", class: "plain go", onclick: () => keep() }, "Use this mask")));
 
 const pen = canvas.getContext("2d", { willReadFrequently: true });
 let strokes = []; // of points in the frame's pixels: { width, rubs, points }
 
 function draw(value) {
-  root.hidden = !value;
+  appear(value);
   if (!value || frame.getAttribute("src") === value.frame) return;
   frame.src = value.frame;
   strokes = [];
@@ -40,7 +39,7 @@ frame.addEventListener("load", () => {
 
 function paint() {
   pen.clearRect(0, 0, canvas.width, canvas.height);
-  Object.assign(pen, { lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
+  Object.assign(pen, { lineCap: "round", lineJoin: "round", strokeStyle: "#ff4a3d" });
   strokes.forEach(line);
   back.disabled = !strokes.length;
 }
@@ -105,12 +104,16 @@ element.addEventListener("keydown", (event) => {
   cursor();
 });
 
+function fill(where, colour) {
+  Object.assign(pen, { globalCompositeOperation: where, fillStyle: colour });
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+}
+
 // White on black, as masks are.
 async function keep() {
   if (!strokes.length) return void (trouble.textContent = "Paint where the frame may change.");
-  pen.globalCompositeOperation = "destination-over";
-  pen.fillStyle = "#000";
-  pen.fillRect(0, 0, canvas.width, canvas.height);
+  fill("source-in", "#fff");
+  fill("destination-over", "#000");
   const picture = await new Promise((resolve) => { canvas.toBlob(resolve, "image/png"); });
   paint();
   try {

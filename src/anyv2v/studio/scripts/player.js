@@ -19,7 +19,6 @@ const head = h("input", {
 });
 const count = h("output", { class: "count" });
 transport.append(toggle, head, count);
-const root = element.querySelector(".player");
 root.append(h("div", { class: "room" }, view), transport);
 view.append(wipe, picks.left, picks.right, note);
 
@@ -37,7 +36,7 @@ function draw(value) {
   const fresh = !value || value.key !== shown?.key;
   if (fresh) clear();
   shown = value && { ...value, ...(fresh ? {} : { left: shown.left, right: shown.right }) }; // what a person chose
-  root.hidden = !shown;
+  appear(shown);
   if (!shown) return;
   const ready = shown.tracks.filter((track) => track.url);
   for (const name of screens.keys()) if (!ready.some((track) => track.name === name)) drop(name);

@@ -8,7 +8,7 @@ const handles = { start: handle("start", "Begin of the span"), end: handle("end"
 const rail = h("div", { class: "rail" }, pictures, span, handles.start, handles.end);
 const said = h("output", { class: "said" });
 const whole = h("button", { class: "plain", type: "button", onclick: () => set({ start: 0, end: clip.seconds }, true) }, "Whole clip");
-element.querySelector(".strip").append(rail, h("div", { class: "below" }, said, whole));
+root.append(rail, h("div", { class: "below" }, said, whole));
 
 let clip = null;
 let late = 0;
@@ -18,7 +18,7 @@ function handle(side, label) {
 }
 
 function draw(value) {
-  element.querySelector(".strip").hidden = !value;
+  appear(value);
   if (!value) return;
   if (value.clip !== clip?.clip) {
     pictures.replaceChildren(...value.thumbnails.map((url) => h("img", { src: url, alt: "", draggable: "false" })));

@@ -1,5 +1,13 @@
 // What every part stands on. Each part gets its own copy, and: element, trigger, props, watch.
 
+const root = element.firstElementChild;
+
+// Whether there is anything to show. What is not there takes no room.
+function appear(there) {
+  root.hidden = !there;
+  element.closest(".block").dataset.gone = !there;
+}
+
 function h(name, given = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(given)) {
