@@ -322,8 +322,8 @@ class Desk:
             if self.files(name).frame is None:
                 return None
             request = replace(request, first_frame=self.take_frame(name).id, mask=None)
-        quick = replace(request, editor=None, references=(), candidates=1, backbone="flow", parent=name)
-        return self.submit(replace(quick, title=f"{request.title}, preview"))
+        edited = replace(request, editor=None, instruction="", references=(), candidates=1)
+        return self.submit(replace(edited, backbone="flow", parent=name, title=f"{request.title}, preview"))
 
     def jobs(self, limit: int = 50, before: int | None = None) -> list[JobFacts]:
         """Jobs, the newest first; with ``before``, those of smaller numbers."""

@@ -12,10 +12,12 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
+from weakref import finalize
 
 from anyv2v.errors import OutputError
 from anyv2v.studio.limits import TooMany, Unknown
@@ -127,20 +129,22 @@ class Job:
 COLUMNS = ", ".join(f.name for f in fields(Job))
 
 
-@dataclass(frozen=True)
 class Queue:
-    """The file of a queue. Threads and processes may share it.
+    """The file of a queue. Processes may share it, and threads an object of this.
 
-    Attributes:
+    Args:
         path: The file; its folder is there.
 
     Raises:
         OutputError: The file cannot be read or written.
     """
 
-    path: Path
-
-    def __post_init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path, self._turn = path, Lock()
+        with self._spoken():
+            self._base = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            finalize(self, self._base.close)
+            self._base.execute("PRAGMA journal_mode = WAL")
         with self._opened() as base:
             (version,) = base.execute("PRAGMA user_version").fetchone()
             if version == 0:
@@ -148,9 +152,7 @@ class Queue:
                     base.execute(statement)
                 base.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
-                raise OutputError(
-                    f"{self.path}: is the queue of another version of anyv2v; use another folder"
-                )
+                raise OutputError(f"{path}: is the queue of another version of anyv2v; use another folder")
 
     # -- those who ask
 
@@ -331,16 +333,19 @@ class Queue:
 
     @contextmanager
     def _opened(self, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
-        """A connection of its own, for threads may not share one; all is done or nothing.
+        """The connection, which threads take in turns; all that is done with it is done, or nothing.
 
         Who will write says so at once: a reader that becomes a writer half-way cannot wait for its turn.
         """
+        with self._turn, self._spoken():
+            self._base.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            with self._base:  # commits, or rolls back
+                yield self._base
+
+    @contextmanager
+    def _spoken(self) -> Iterator[None]:
         try:
-            with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as base:
-                base.execute("PRAGMA journal_mode = WAL")
-                base.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-                with base:  # commits, or rolls back
-                    yield base
+            yield
         except sqlite3.Error as error:
             raise OutputError(f"{self.path}: cannot keep jobs: {error}") from error
 

@@ -135,7 +135,8 @@ class Worker:
             self._queue.fail(job.id, self._post.name, f"{type(error).__name__}: {error} (a fault of ours)")
         finally:
             self._queue.let_go(self._post.name)
-            free()
+            if self._post.lane == "device":
+                free()
 
     def _done(self, job: Job, on_step: OnStep) -> dict[str, Any]:
         """Do it, and say what came of it."""
@@ -193,8 +194,9 @@ class Worker:
         return self._model[1]
 
     def _give_up_model(self) -> None:
-        self._model = None
-        free()
+        if self._model:
+            self._model = None
+            free()
 
 
 @contextmanager
@@ -233,7 +235,7 @@ class Reporter:
         now = time.monotonic()
         if step.stage != self._stage:
             self._stage, self._since, self._first, self._told = step.stage, now, step.done, 0.0
-        if now - self._told > REPORT or step.done == step.total:
+        if now - self._told > REPORT:
             self._told = now
             self._queue.report(
                 self._name, self._worker, step.stage, step.done, step.total, self._left(step, now)
