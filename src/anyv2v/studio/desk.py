@@ -306,8 +306,12 @@ class Desk:
 
     def spoken(self, message: str, request: Request) -> str:
         """A message with people's own names for their files."""
-        pictures = [self.shelf.image(name) for name in request.pictures]
-        return self.shelf.spoken(message, self.shelf.clip(request.clip), *pictures)
+        facts: list[ImageFacts] = []
+        for look, names in ((self.clip, [request.clip]), (self.image, request.pictures)):
+            for name in names:
+                with suppress(Unknown):  # which may be what the message says
+                    facts.append(look(name))
+        return self.shelf.spoken(message, *facts)
 
     def preview(self, name: str) -> str | None:
         """Ask for the same edit by optical flow, to be seen while the job waits or runs.

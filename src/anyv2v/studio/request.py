@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from anyv2v.backbones import choose, list_backbones, recipe
 from anyv2v.editors import EditorEntry, editor_named, list_editors
@@ -78,6 +78,8 @@ class Request:
     advanced: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
     parent: str | None = None
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Request:
