@@ -19,10 +19,10 @@ from conftest import scene
 
 
 class Place:
-    """A desk with a clip of six frames, 96x64, and its edited first frame on the shelf."""
+    """A desk with a clip of six frames or more, 96x64, and its edited first frame on the shelf."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None, **models: Path) -> None:
-        self.frames = scene()
+    def __init__(self, folder: Path, limits: Limits | None = None, count: int = 6, **models: Path) -> None:
+        self.frames = scene(count)
         write(folder / "clip.mp4", self.frames, 8)
         write_image(folder / "edited.png", 255 - self.frames[0])
         self.folder = folder

@@ -385,6 +385,7 @@ def test_fifty_jobs_of_five_clients_at_three_workers(place: Place, monkeypatch) 
 
     done: list[str] = []
     real = Worker.do
+    monkeypatch.setattr("anyv2v.still.free", lambda: None)  # of all that the tests hold, it takes long
     monkeypatch.setattr(Worker, "do", lambda self, job: (done.append(job.id), real(self, job))[1])
     with working(*(place.worker(name=f"w{k}") for k in range(3))):
         with ThreadPoolExecutor(5) as clients:
@@ -439,13 +440,13 @@ def _ended(desk: Desk) -> bool:
 
 
 def test_memory_stays_flat(place: Place) -> None:
-    """A hundred jobs are measured by hand; of twenty the later fifteen must not hold more than the first."""
+    """A hundred jobs are measured by hand; of twelve the later ones must hold no more."""
     worker, held = place.worker(), []
-    for _ in range(20):
+    for _ in range(12):
         place.desk.submit(place.flow(duration=0.3))
         job = place.desk.queue.take("quick", "w")
         assert isinstance(job, Job)
         worker.do(job)
         gc.collect()
         held.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
-    assert held[-1] - held[4] < 15
+    assert held[-1] - held[3] < 10

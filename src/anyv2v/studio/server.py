@@ -40,6 +40,8 @@ class Address:
     token: str | None = None
 
     def __post_init__(self) -> None:
+        if self.port is not None and not 0 <= self.port <= 65535:
+            raise OptionError(f"port is {self.port}; it must be 0 to 65535, and 0 takes a free one")
         if self.token is None and not is_loopback(self.host):
             object.__setattr__(self, "token", secrets.token_urlsafe(16))
         if self.token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]{8,200}", self.token):
@@ -99,7 +101,7 @@ def _listening(address: Address) -> socket.socket:
     for port in ports:
         try:
             return socket.create_server((address.host.strip("[]"), port), family=family)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             reason = error
     raise OptionError(f"cannot listen at {address.host}:{address.port}: {reason}; port 0 takes a free one")
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from threading import Event, Thread
 from typing import get_args
 
+from anyv2v.errors import UserError
 from anyv2v.studio.desk import Desk
 from anyv2v.studio.request import Lane
 from anyv2v.studio.worker import Post
@@ -98,11 +99,14 @@ def supervised(desk: Desk, post: Post) -> Iterator[dict[str, Supervisor]]:
     def look() -> None:
         tidy = 0.0
         while not over.wait(GLANCE):
-            for supervisor in lanes.values():
-                supervisor.look()
-            if time.monotonic() >= tidy:
-                desk.clean()
-                tidy = time.monotonic() + TIDY
+            try:
+                for supervisor in lanes.values():
+                    supervisor.look()
+                if time.monotonic() >= tidy:
+                    tidy = time.monotonic() + TIDY
+                    desk.clean()
+            except UserError as error:  # a full disk, say, which may have room again
+                print(f"anyv2v: {error}", file=sys.stderr)
 
     thread = Thread(target=look, daemon=True)
     thread.start()

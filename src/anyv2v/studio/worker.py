@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -207,11 +207,12 @@ def beating(queue: Queue, job: Job, worker: str, leaving: Event) -> Iterator[OnS
     def beat() -> None:
         last = time.monotonic()
         while not over.wait(PAUSE):
-            if not queue.holds(job.id, worker) or leaving.is_set():
-                stop.set()
-            if time.monotonic() - last > BEAT:
-                queue.beat(job.id, worker)
-                last = time.monotonic()
+            with suppress(UserError):  # the queue is out of reach for a moment; the lease lasts for some
+                if leaving.is_set() or not queue.holds(job.id, worker):
+                    stop.set()
+                if time.monotonic() - last > BEAT:
+                    queue.beat(job.id, worker)
+                    last = time.monotonic()
 
     thread = Thread(target=beat, daemon=True)
     thread.start()
