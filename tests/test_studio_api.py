@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -77,6 +78,17 @@ def test_a_job_from_end_to_end(client: TestClient, place: Place) -> None:
     assert [one["id"] for one in client.get("/api/jobs").json()] == [submitted.json()["id"]]
     assert client.delete(job).status_code == 204
     assert told(client.get(job), 404).startswith("there is no such job")
+
+
+def test_the_program_in_the_documents(place: Place, monkeypatch) -> None:
+    document = (Path(__file__).parent.parent / "docs/studio.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+    app = Gate(create_api(place.desk))
+    monkeypatch.setattr("httpx.Client", lambda base_url, timeout: TestClient(app, base_url=base_url))
+    monkeypatch.chdir(place.folder)
+    with working(place.worker()):
+        exec(program, {})
+    assert len(list(Clip("result.mp4"))) == 6
 
 
 def test_a_clip_is_looked_at(client: TestClient, place: Place) -> None:
@@ -219,6 +231,9 @@ def test_the_token_opens(guarded: TestClient) -> None:
     assert (came.status_code, came.headers["location"]) == (303, "/api/health?a=1")
     assert "HttpOnly; SameSite=Strict" in came.headers["set-cookie"]
     assert guarded.get("/api/health").status_code == 200  # by the cookie
+    guarded.cookies.clear()
+    odd = guarded.get(f"/%0d%0aevil:1/%c3%a9?token={TOKEN}", follow_redirects=False)
+    assert odd.headers["location"] == "/%0D%0Aevil%3A1/%C3%A9"
     away = guarded.get(f"//evil.com/?token={TOKEN}", follow_redirects=False)
     assert not away.headers.get("location", "").startswith("//")
 

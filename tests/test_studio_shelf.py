@@ -175,6 +175,8 @@ def test_a_long_film_and_a_long_animation(shelf: Shelf, clip: Path, tmp_path: Pa
     write(tmp_path / "a.gif", scene(6), 8)
     monkeypatch.setattr("anyv2v.studio.shelf.ANIMATED_PIXELS", 5 * 96 * 64)
     refused(shelf, (tmp_path / "a.gif").read_bytes(), TooLarge, "has 6 pictures of 96x64")
+    monkeypatch.setattr("anyv2v.studio.shelf.ANIMATED_BYTES", 1000)
+    refused(shelf, (tmp_path / "a.gif").read_bytes(), TooLarge, "of more than 0.001 MB; make it a film")
 
 
 def test_a_playlist_opens_no_other_file(shelf: Shelf, clip: Path) -> None:

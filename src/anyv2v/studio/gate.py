@@ -10,7 +10,7 @@ from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from secrets import compare_digest
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 __all__ = ["Gate", "is_loopback"]
 
@@ -84,7 +84,7 @@ class Gate:
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"))
         if scope.get("method") == "GET" and _same(query.pop("token", [""])[0], self.token):
-            place = scope["path"] + (f"?{urlencode(query, doseq=True)}" if query else "")
+            place = quote(scope["path"]) + (f"?{urlencode(query, doseq=True)}" if query else "")
             cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000"
             return 303, "come in", {"location": "/" + place.lstrip("/\\"), "set-cookie": cookie}
         return 401, "the studio asks for its token: open the link that it printed when it started", {}

@@ -68,6 +68,7 @@ PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 PLAYABLE = {("mp4", "h264", "yuv420p"), ("mkv", "vp9", "yuv420p"), ("mkv", "vp8", "yuv420p")}
 
 ANIMATED_PIXELS = 4_000_000_000  # of all pictures of an animation, which is decoded whole to know its times
+ANIMATED_BYTES = 50_000_000
 LOOK_SIDE = 960  # pixels of the longer side of a playable copy
 STRIP_HEIGHT = 96
 WHOLE = 300  # frames of a clip that is read faster than it is searched
@@ -429,6 +430,8 @@ def _kind_of(file: Path, name: str, limits: Limits) -> str:
 
 def _animation(image: Any, name: str, limits: Limits) -> str:
     limits.check_size(name, *image.size)
+    if Path(image.filename).stat().st_size > ANIMATED_BYTES:  # even to count its pictures would take long
+        raise TooLarge(f"{name} is an animation of more than {ANIMATED_BYTES / 1e6:g} MB; make it a film")
     if image.width * image.height * image.n_frames > ANIMATED_PIXELS:
         raise TooLarge(f"{name} has {image.n_frames} pictures of {image.width}x{image.height}: take fewer")
     return ANIMATIONS[image.format]
