@@ -40,7 +40,7 @@ class _Turn:
 
     def now(self, **changes: Any) -> Work:
         """The work, changed."""
-        return replace(self.work, **changes)
+        return replace(self.work, **{"trouble": "", **changes})
 
 
 Act = Callable[[_Turn], Work | tuple[Work, Form]]
@@ -72,6 +72,9 @@ class _Page:
     # ---- layout
 
     def _lay(self) -> None:
+        self.held = gr.State(
+            None
+        )  # the work; the browser's copy is for when the page or the server begins anew
         self.work = gr.BrowserState({}, storage_key="anyv2v-work", secret=SECRET)
         self.kept = gr.BrowserState([], storage_key="anyv2v-form", secret=SECRET)
         self.head = part("masthead")
@@ -136,13 +139,13 @@ class _Page:
             with gr.Row(elem_classes=["pair"]):
                 self.make = gr.Button("Edit the frame", variant="primary", visible=False)
                 self.next = gr.Button("Next: propagate", variant="primary")
-            self.run = gr.Button("Run", variant="primary", visible=False)
+            self.run = gr.Button("Run", variant="primary", visible=False, elem_id="run")
 
     # ---- what leads to what
 
     def _wire(self) -> None:
         self.blocks.load(self._begin, [self.work, self.kept], self._outputs, **QUIETLY)
-        self.jobs.changed(self._look_again, [self.work, *self._fields], self._outputs, **QUIETLY)
+        self._on(self.jobs.changed, lambda turn: turn.work)
         self._on(self.clip.done, self._take_clip)
         self._on(self.head.fresh, lambda _turn: Work())
         self._on(self.strip.span, self._take_span)
@@ -190,18 +193,18 @@ class _Page:
     def _on(self, event: Any, act: Act) -> None:
         """Let an event do something, and show what has come of it."""
 
-        def run(event: gr.EventData, work: Any, *values: Any) -> dict[Any, Any]:
-            return self._after(act, work, values, event)
+        def run(event: gr.EventData, held: Work | None, kept: Any, *values: Any) -> dict[Any, Any]:
+            return self._after(act, held or Work.read(kept), values, event)
 
-        event(run, [self.work, *self._fields], self._outputs, **QUIETLY)
+        event(run, [self.held, self.work, *self._fields], self._outputs, **QUIETLY)
 
     @property
     def _outputs(self) -> list[Any]:
         return list(dict.fromkeys([*self._shown(Work(), self.form), *self._fields]))
 
-    def _after(self, act: Act, kept: Any, values: Sequence[Any], event: Any) -> dict[Any, Any]:
+    def _after(self, act: Act, work: Work, values: Sequence[Any], event: Any) -> dict[Any, Any]:
         """Do something; then the page, and the form if it is to change."""
-        turn = _Turn(Work.read(kept), Form.read(values, list(self.form.advanced)), event)
+        turn = _Turn(work, Form.read(values, list(self.form.advanced)), event)
         try:
             after = act(turn)
         except UserError as error:
@@ -215,15 +218,7 @@ class _Page:
     def _begin(self, kept: Any, values: Any) -> dict[Any, Any]:
         """A tab that was opened anew: as it was left."""
         form = values if len(values or []) == len(self._fields) else self.form.values
-        return self._after(lambda turn: (turn.work, turn.form), kept, form, None)
-
-    def _look_again(self, kept: Any, *values: Any) -> dict[Any, Any]:
-        """Some job has changed. Meanwhile a person may have done something, which this is not to undo."""
-        shown = self._after(lambda turn: turn.work, kept, values, None)
-        mine = {self.jobs, self.player, self.gallery, self.edited, self.make, self.next}
-        if shown[self.work] != Work.read(kept).kept():
-            mine.add(self.work)
-        return {component: value for component, value in shown.items() if component in mine}
+        return self._after(lambda turn: (turn.work, turn.form), Work.read(kept), form, None)
 
     def _take_clip(self, turn: _Turn) -> Work:
         long = showing.length(self.desk.clip(turn.event.id))
@@ -308,6 +303,7 @@ class _Page:
 
     def _of(self, work: Work, form: Form, jobs: Sequence[JobFacts]) -> dict[Any, Any]:
         parts = {
+            self.held: work,
             self.work: work.kept(),
             self.head: showing.facts(self.desk, work),
             self.jobs: showing.cards(work, jobs),
@@ -352,7 +348,7 @@ class _Page:
         able = work.clip is not None and not hint
         said = work.trouble or hint
         return {
-            self.hint: f'<p class="{"trouble" if work.trouble else "hint"}" role="status">{escape(said)}</p>',
+            self.hint: gr.update(value=_said(said, bool(work.trouble)), visible=bool(said)),
             self.make: gr.update(
                 visible=first and here, interactive=able, variant="secondary" if work.first else "primary"
             ),
@@ -368,14 +364,16 @@ class _Page:
         clip = self.desk.clip(work.clip)
         size = f"{clip.width} × {clip.height} PNG"
         url = escape(showing.first_frame(work))
-        return f'<a class="plain framed" href="{url}" download="first-frame.png">Download the first frame <small>{size}</small></a>'
+        link = f'<a class="plain framed" href="{url}" download="first-frame.png">'
+        return f"{link}Download the first frame <small>{size}</small></a>"
 
 
 # ---- small things
 
 QUIETLY: dict[str, Any] = {
     "show_progress": "hidden",
-    "queue": False,
+    "concurrency_id": "page",  # one thing after the other, each knowing what the last has done
+    "concurrency_limit": 1,
     "trigger_mode": "multiple",
     "api_visibility": "private",
 }
@@ -430,7 +428,7 @@ def _choices(known: dict[str, Any]) -> list[tuple[str, str]]:
 def _about(facts: EditorFacts | BackboneFacts) -> str:
     """What it is; and if it is not there, how to get it."""
     get = "" if facts.ready else f'<p>To get it: <code tabindex="0">{escape(facts.get)}</code></p>'
-    return f'<div class="about"><p>{escape(facts.summary)}</p>{get}</div>'
+    return f'<div class="about"><p>{escape(_sentence(facts.summary))}</p>{get}</div>'
 
 
 def _hint(work: Work, form: Form, editor: EditorFacts, backbone: BackboneFacts) -> str:
@@ -451,8 +449,12 @@ def _lacking(work: Work, editor: EditorFacts) -> str:
     return f"{editor.name} needs a {' and a '.join(lacking)}." if lacking else ""
 
 
-def _sentence(error: UserError) -> str:
-    text = str(error)
+def _said(text: str, trouble: bool) -> str:
+    return f'<p class="{"trouble" if trouble else "hint"}" role="status">{escape(text)}</p>'
+
+
+def _sentence(text: object) -> str:
+    text = str(text)
     return f"{text[:1].upper()}{text[1:]}"
 
 

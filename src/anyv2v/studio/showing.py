@@ -248,7 +248,7 @@ def _card(job: JobFacts) -> dict[str, Any]:
 
 
 def _share(job: JobFacts) -> float | None:
-    return job.done / job.total if job.state == "running" and job.total else None
+    return job.done / job.total if job.state == "running" and job.done else None
 
 
 def standing(job: JobFacts, stage: bool = True) -> str:

@@ -91,14 +91,13 @@ function thumb(holder, job) {
 const lost = h("p", { class: "lost", role: "alert", hidden: true }, "The studio does not answer. Your jobs are safe: they go on when it does.");
 root.prepend(lost);
 let revision = null;
-let due = 0;
 
 async function ask() {
   if (!element.isConnected) return;
   try {
     const now = await server.revision(null);
-    if (revision !== now) due = 2; // the second time for what changed while the first was under way
-    if (due-- > 0) trigger("changed", {});
+    if (typeof now !== "number") throw new Error("no answer");
+    if (revision !== now) trigger("changed", {});
     revision = now;
     lost.hidden = true;
   } catch {
