@@ -55,8 +55,9 @@ class Form:
     @classmethod
     def read(cls, values: Sequence[Any], options: Sequence[str]) -> Self:
         """From the values of the fields; those of the options come last."""
-        count = len(fields(cls)) - 1
-        return cls(*values[:count], dict(zip(options, values[count:], strict=True)))
+        names = [f.name for f in fields(cls)[:-1]]
+        plain = dict(zip(names, values, strict=False))
+        return cls(**plain, advanced=dict(zip(options, values[len(names) :], strict=True)))
 
     @property
     def values(self) -> list[Any]:

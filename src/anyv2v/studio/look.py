@@ -27,8 +27,8 @@ def look() -> dict[str, Any]:
 
 
 def _theme() -> gr.themes.Base:
-    sans = [gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"]
-    mono = [gr.themes.LocalFont("IBM Plex Mono", weights=(400,)), "ui-monospace", "monospace"]
+    sans: list[Any] = [gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"]
+    mono: list[Any] = [gr.themes.LocalFont("IBM Plex Mono", weights=(400,)), "ui-monospace", "monospace"]
     theme = gr.themes.Base(
         font=sans, font_mono=mono, text_size=gr.themes.sizes.text_sm, spacing_size=gr.themes.sizes.spacing_sm
     )

@@ -49,7 +49,8 @@ Act = Callable[[_Turn], Work | tuple[Work, Form]]
 
 def page(desk: Desk) -> gr.Blocks:
     """The page of a desk. Mount it with the keywords of ``look``."""
-    with gr.Blocks(title="anyv2v studio", fill_width=True, analytics_enabled=False) as blocks:
+    blocks = gr.Blocks(title="anyv2v studio", fill_width=True, analytics_enabled=False)
+    with blocks:
         _Page(desk, blocks)
     return blocks
 
