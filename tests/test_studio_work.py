@@ -87,6 +87,8 @@ def test_lanes(tiny_place: Place) -> None:
     assert lane(tiny_place.flow(editor="instruct-pix2pix")) == "device"
     assert lane(tiny_place.still(editor="instruct-pix2pix")) == "device"
     assert lane(diffusion(tiny_place)) == "device"
+    unnamed = tiny_place.desk.job(tiny_place.desk.submit(tiny_place.flow(backbone="auto")))
+    assert (unnamed.backbone, unnamed.lane) == ("flow", "quick")  # without a GPU
 
 
 BARE = {"task": "frame", "first_frame": None}
@@ -104,6 +106,7 @@ REFUSED = {
     "a path for a backbone": ({"backbone": "/etc"}, OptionError, "no backbone '/etc'; there are flow"),
     "a repository for a backbone": ({"backbone": "evil/model"}, OptionError, "no backbone"),
     "a backbone without weights": ({"backbone": "i2vgen-xl"}, WeightsMissing, "are not on this machine"),
+    "a parent that is not there": ({"parent": "../x"}, Unknown, "no such job"),
     "a path for a clip": ({"clip": "../../clip.mp4"}, Unknown, "no such clip"),
     "a path for a picture": ({"first_frame": "/etc/passwd"}, Unknown, "no such picture"),
     "a path for a mask": ({"mask": "edited.png"}, Unknown, "no such picture"),

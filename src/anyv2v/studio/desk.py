@@ -299,8 +299,12 @@ class Desk:
             check_still(job)
         except UserError as error:
             raise type(error)(self.spoken(str(error), request)) from error
+        if request.parent is not None:
+            self.queue.get(request.parent)
         title = cleaned(request.title) or cleaned(request.instruction or request.prompt)
         request = replace(request, title=title or self.clip(request.clip).name)
+        if request.backbone == "auto":  # which may be another by the time that the job is done
+            request = replace(request, backbone=self.workshop.backbone("auto")[0])
         lane, most = self.workshop.lane(request), self.limits.queued
         return self.queue.submit(request.settings, lane, request.title, request.parent, most)
 

@@ -120,11 +120,10 @@ class Workshop:
         self._check(request)
         if request.task == "frame":
             return read_settings(FrameJob, self._still(request) | {"output": folder / "result.png"})
-        files = {name: folder / name for name in ("result.mp4", "sheet.png", "frame.png")}
-        outputs = dict(zip(("output", "sheet", "save_frame"), files.values(), strict=True))
-        return read_settings(
-            EditJob, self._still(request) | self._method(request) | self._span(request) | outputs
-        )
+        files = {"output": "result.mp4", "sheet": "sheet.png", "save_frame": "frame.png"}
+        outputs = {what: folder / name for what, name in files.items()}
+        how = self._still(request) | self._method(request) | self._span(request)
+        return read_settings(EditJob, how | outputs)
 
     def lane(self, request: Request) -> Lane:
         """Which workers do it: what needs no model is not to wait for what does."""

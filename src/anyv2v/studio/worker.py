@@ -60,8 +60,8 @@ class Post:
 
     Attributes:
         folder: The studio's.
-        lane: Which jobs it does.
-        name: What the queue calls it.
+        lane: Which jobs it does; its supervisor says.
+        name: What the queue calls it; its supervisor says.
         device: See ``load_backbone``.
         low_memory: See ``load_backbone``.
         models: See ``Desk``.
@@ -69,8 +69,8 @@ class Post:
     """
 
     folder: Path
-    lane: str
-    name: str
+    lane: str = ""
+    name: str = ""
     device: str = "auto"
     low_memory: bool = False
     models: Mapping[str, Path] = field(default_factory=dict)
