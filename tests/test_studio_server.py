@@ -152,6 +152,8 @@ def test_a_server_that_is_killed_comes_back_and_the_job_is_done(tmp_path: Path) 
         (["--token", "short"], "the token must be 8 to 200"),
         (["--model", "mini"], "model 'mini': not of the form name=folder"),
         (["--model", "mini=/no/such/folder"], "with a folder that is there"),
+        (["--model", "mine=."], "is no checkpoint: model_index.json is missing"),
+        (["--model", "color=."], "color has no weights"),
         (["--queued", "0"], "the limit of queued is 0"),
     ],
 )

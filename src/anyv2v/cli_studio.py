@@ -63,6 +63,7 @@ def studio(
 
     limits = Limits(int(upload_mb * 1e6), seconds=seconds, side=side, frames=frames, queued=queued, kept=kept)
     desk = _desk(folder, limits, _models(model or []))
+    desk.workshop.check_models()
     place, slim = device or "auto", bool(low_memory)
     post = Post(desk.shelf.folder, device=place, low_memory=slim, models=desk.models, limits=limits)
     serve(desk, Address(host, port, token), post, lambda link: _welcome(link, browser))

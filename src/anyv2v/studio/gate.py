@@ -85,7 +85,7 @@ class Gate:
         query = parse_qs(scope["query_string"].decode("latin-1"))
         if scope.get("method") == "GET" and _same(query.pop("token", [""])[0], self.token):
             place = quote(scope["path"]) + (f"?{urlencode(query, doseq=True)}" if query else "")
-            cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000"
+            cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Lax; Path=/; Max-Age=31536000"
             return 303, "come in", {"location": "/" + place.lstrip("/\\"), "set-cookie": cookie}
         return 401, "the studio asks for its token: open the link that it printed when it started", {}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
 
 from anyv2v.backbones import choose, list_backbones, recipe
-from anyv2v.editors import EditorEntry, editor_named, list_editors
+from anyv2v.editors import EditorEntry, choose_editor, editor_named, list_editors
 from anyv2v.errors import OptionError
 from anyv2v.job import EditJob, FrameJob, read_settings
 from anyv2v.options import Options
@@ -124,6 +124,14 @@ class Workshop:
         outputs = {what: folder / name for what, name in files.items()}
         how = self._still(request) | self._method(request) | self._span(request)
         return read_settings(EditJob, how | outputs)
+
+    def check_models(self) -> None:
+        """See that what the operator named is what it should be. Raises UserError."""
+        for name, model in self.models.items():
+            if name in list_editors():
+                choose_editor(name, {"": str(model)})
+            else:
+                self.backbone(name)
 
     def lane(self, request: Request) -> Lane:
         """Which workers do it: what needs no model is not to wait for what does."""
