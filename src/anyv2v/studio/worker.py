@@ -126,7 +126,7 @@ class Worker:
                 outcome = self._done(job, on_step)
             self._queue.finish(job.id, self._post.name, outcome)
         except Stopped:
-            self._give_up_model()  # the device is to be free, not only idle
+            self._model = None  # the device is to be free, not only idle
         except UserError as error:
             message = self._desk.spoken(str(error), Request.of(job.settings))
             self._queue.fail(job.id, self._post.name, message)
