@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -125,6 +126,9 @@ def test_a_server_that_is_killed_comes_back_and_the_job_is_done(tmp_path: Path) 
     with opened(folder) as (server, address):
         assert address.startswith("http://127.0.0.1:")
         assert b"anyv2v studio" in ask(address, "")
+        for file in ("/etc/passwd", folder / "queue.db", "pyproject.toml", "https://example.org/", "../x"):
+            with pytest.raises(HTTPError, match="403"):
+                ask(address, f"gradio_api/file={file}")
         asked = {"clip": place.clip, "first_frame": place.edited, "backbone": "flow"}
         name = ask(address, "api/jobs", asked)["id"]
         until(lambda: ask(address, f"api/jobs/{name}")["stage"] == "propagate")
