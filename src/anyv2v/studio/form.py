@@ -11,7 +11,7 @@ from anyv2v.studio.request import Request
 from anyv2v.studio.work import Work
 
 if TYPE_CHECKING:
-    from anyv2v.studio.desk import EditorFacts, Setting
+    from anyv2v.studio.desk import BackboneFacts, EditorFacts, Setting
 
 __all__ = ["BY_EDITOR", "BY_HAND", "Form"]
 
@@ -65,37 +65,41 @@ class Form:
         plain = [getattr(self, f.name) for f in fields(self)[:-1]]
         return [*plain, *self.advanced.values()]
 
-    def frame_request(self, work: Work, editor: EditorFacts) -> Request:
-        """To edit the first frame of the work's clip."""
+    def frame_request(self, work: Work, editor: EditorFacts, clip: str) -> Request:
+        """To edit the first frame of the work's clip, of that name."""
         able = {*editor.needs, *editor.takes}
+        instruction = self.instruction if "instruction" in able else ""
         return Request(
             task="frame",
             clip=work.clip or "",
             start=work.start,
             editor=self.editor,
-            instruction=self.instruction if "instruction" in able else "",
+            instruction=instruction,
             references=work.references if "reference" in able else (),
             mask=work.mask,
             candidates=int(self.candidates) if editor.seeded else 1,
             seed=int(self.editor_seed),
-            title=self.instruction or editor.name,
+            title=instruction or clip,
         )
 
-    def edit_request(self, work: Work, settings: Sequence[Setting], title: str) -> Request:
-        """To carry the edited first frame through the span of the work's clip."""
+    def edit_request(
+        self, work: Work, backbone: BackboneFacts, settings: Sequence[Setting], clip: str
+    ) -> Request:
+        """To carry the edited first frame through the span of the work's clip, of that name."""
+        prompt = "" if backbone.quick else self.prompt  # which has no use for one
         return Request(
             clip=work.clip or "",
             start=work.start,
             duration=work.end - work.start,
             first_frame=work.first,
             backbone=self.backbone,
-            prompt=self.prompt,
+            prompt=prompt,
             structure=self.structure,
             motion=self.motion,
             seed=int(self.seed),
             recipe=self.recipe,
             advanced={one.name: self.advanced[one.name] for one in settings if self._differs(one)},
-            title=self.prompt or title,
+            title=prompt or clip,
         )
 
     def _differs(self, setting: Setting) -> bool:

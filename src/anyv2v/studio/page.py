@@ -73,9 +73,7 @@ class _Page:
     # ---- layout
 
     def _lay(self) -> None:
-        self.held = gr.State(
-            None
-        )  # the work; the browser's copy is for when the page or the server begins anew
+        self.held = gr.State(None)  # the work; the copy in the browser outlives a reload, and the server
         self.work = gr.BrowserState({}, storage_key="anyv2v-work", secret=SECRET)
         self.kept = gr.BrowserState([], storage_key="anyv2v-form", secret=SECRET)
         self.head = part("masthead")
@@ -111,8 +109,8 @@ class _Page:
                 self.paint = gr.Button("Paint a mask", size="sm")
                 self.unmask = gr.Button("Remove the mask", size="sm", visible=False)
             with gr.Row(elem_classes=["pair"]) as self.several:
-                self.candidates = gr.Slider(
-                    1, 8, value=form.candidates, step=1, label="Candidates", buttons=[]
+                self.candidates = gr.Number(
+                    form.candidates, precision=0, minimum=1, maximum=8, label="Candidates"
                 )
                 self.editor_seed = gr.Number(form.editor_seed, precision=0, minimum=0, label="Seed")
 
@@ -218,8 +216,14 @@ class _Page:
 
     def _begin(self, kept: Any, values: Any) -> dict[Any, Any]:
         """A tab that was opened anew: as it was left."""
-        form = values if len(values or []) == len(self._fields) else self.form.values
-        return self._after(lambda turn: (turn.work, turn.form), Work.read(kept), form, None)
+        known = values if len(values or []) == len(self._fields) else self.form.values
+        return self._after(lambda turn: (turn.work, self._known(turn.form)), Work.read(kept), known, None)
+
+    def _known(self, form: Form) -> Form:
+        """A form of another day, or of a program's request: with an editor and a backbone that are here."""
+        editor = form.editor if form.editor in self.editors else self.form.editor
+        backbone = form.backbone if form.backbone in self.backbones else self.form.backbone
+        return replace(form, editor=editor, backbone=backbone)
 
     def _take_clip(self, turn: _Turn) -> Work:
         long = showing.length(self.desk.clip(turn.event.id))
@@ -240,15 +244,16 @@ class _Page:
         return turn.work, replace(form, recipe=recipe, advanced=options)
 
     def _make(self, turn: _Turn) -> Work:
-        editor = self.editors[turn.form.editor]
-        made = self.desk.submit(turn.form.frame_request(turn.work, editor))
+        editor, clip = self.editors[turn.form.editor], self.desk.clip(turn.work.clip or "")
+        made = self.desk.submit(turn.form.frame_request(turn.work, editor, clip.name))
         return turn.now(made=made, first=None, chosen=None, open=None)
 
     def _run(self, turn: _Turn) -> Work:
-        settings = self.desk.advanced(turn.form.backbone, turn.form.recipe)
-        title = self.desk.clip(turn.work.clip or "").name
-        job = self.desk.submit(turn.form.edit_request(turn.work, settings, title))
-        if turn.form.preview:
+        form, clip = turn.form, self.desk.clip(turn.work.clip or "")
+        settings = self.desk.advanced(form.backbone, form.recipe)
+        backbone = self.backbones[form.backbone]
+        job = self.desk.submit(form.edit_request(turn.work, backbone, settings, clip.name))
+        if form.preview:
             with suppress(UserError):  # the queue is full; the job itself is in it
                 self.desk.preview(job)
         return turn.now(open=job)
@@ -268,7 +273,8 @@ class _Page:
         request, work = self.desk.again(name), self._open(name)
         if request.task == "edit" and request.first_frame is None:  # an editor made it on the way
             work = replace(work, first=self.desk.take_frame(name).id)
-        return work, turn.form.filled(request, self.desk.advanced(request.backbone, request.recipe))
+        settings = self.desk.advanced(request.backbone, request.recipe)
+        return work, self._known(turn.form.filled(request, settings))
 
     def _each(self, turn: _Turn, act: Callable[[str], None]) -> Work:
         """To a job, and to the preview that belongs to it."""
@@ -381,9 +387,9 @@ QUIETLY: dict[str, Any] = {
 
 CLIP_WANTED = {
     "to": "/api/clips",
-    "accept": "video/*,image/gif",
+    "accept": "video/*,image/*",
     "title": "Drop a clip",
-    "hint": "or press Enter to choose one",
+    "hint": "or click here to choose one",
     "shape": "film",
 }
 

@@ -237,11 +237,10 @@ def _card(job: JobFacts) -> dict[str, Any]:
     return {
         "id": job.id,
         "title": job.title,
-        "kind": job.task,
         "state": job.state,
         "text": standing(job),
         "share": _share(job),
-        "thumbnail": f"{place}/thumbnail" if done else None,
+        "thumbnail": f"{place}/thumbnail" if done else f"/api/clips/{job.request.clip}/strip/0",
         "video": f"{place}/result" if done else None,
         "sidecar": f"{place}/sidecar" if done else None,
     }
@@ -274,10 +273,9 @@ def _running(job: JobFacts, stage: bool) -> str:
 
 def lasting(seconds: float) -> str:
     """A time as a person says it."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{max(1, round(seconds))} s"
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def ago(moment: float | None) -> str:
@@ -287,4 +285,4 @@ def ago(moment: float | None) -> str:
     passed = time.time() - moment
     if passed < 60:
         return "just now"
-    return f"{lasting(passed)} ago" if passed < 86400 else time.strftime("%-d %b", time.localtime(moment))
+    return f"{lasting(passed)} ago" if passed < 86400 else time.strftime("%d %b", time.localtime(moment))

@@ -1,6 +1,6 @@
 // The queue and the history: a card for each job, the newest first.
 //
-// value: { open, jobs: [{ id, title, kind, state, text, share, thumbnail, when, video, sidecar }] }; gives
+// value: { open, jobs: [{ id, title, state, text, share, thumbnail, when, video, sidecar }] }; gives
 // "open", "again", "cancel" and "remove", each with { id }, and "changed" when any job has. video and sidecar
 // are addresses of downloads.
 
@@ -81,9 +81,9 @@ function fill(card, job, open) {
 }
 
 function thumb(holder, job) {
-  if (holder.dataset.url === (job.thumbnail ?? "")) return;
-  holder.dataset.url = job.thumbnail ?? "";
-  holder.replaceChildren(job.thumbnail ? h("img", { src: job.thumbnail, alt: "" }) : icon(job.kind === "frame" ? "picture" : "film"));
+  if (holder.dataset.url === job.thumbnail) return;
+  holder.dataset.url = job.thumbnail;
+  holder.replaceChildren(h("img", { src: job.thumbnail, alt: "" }));
 }
 
 // ---- whether anything has changed, asked of the studio itself: it may be gone for a while

@@ -11,7 +11,7 @@ const wipe = h("div", {
   "aria-valuemin": 0, "aria-valuemax": 100,
 }, h("span", { class: "grip" }, icon("wipe")));
 const picks = { left: pick("left", "Left of the wipe"), right: pick("right", "Right of the wipe") };
-const note = h("div", { class: "note", role: "status", hidden: true });
+const note = h("div", { class: "note", hidden: true });
 const toggle = h("button", { class: "round", type: "button", onclick: () => (clock.playing ? stop() : play()) });
 const head = h("input", {
   type: "range", min: 0, step: 1, class: "scrub", "aria-label": "Frame",
