@@ -199,7 +199,7 @@ class _Page:
 
     @property
     def _outputs(self) -> list[Any]:
-        return list(dict.fromkeys([*self._shown(Work(), self.form), *self._fields]))
+        return list(dict.fromkeys([*self._shown(Work(), self.form), self.kept, *self._fields]))
 
     def _after(self, act: Act, work: Work, values: Sequence[Any], event: Any) -> dict[Any, Any]:
         """Do something; then the page, and the form if it is to change."""
@@ -210,7 +210,9 @@ class _Page:
             after = turn.now(trouble=_sentence(error))
         if isinstance(after, Work):
             return self._shown(after, turn.form)
-        return dict(zip(self._fields, after[1].values, strict=True)) | self._shown(*after)
+        values = after[1].values
+        filled = dict(zip(self._fields, values, strict=True))
+        return filled | {self.kept: values} | self._shown(*after)
 
     # ---- what a person does
 

@@ -229,10 +229,16 @@ def _note(job: JobFacts) -> Value:
 def cards(work: Work, jobs: Sequence[JobFacts]) -> dict[str, Any]:
     """The queue and the history. A preview stands in its job's card."""
     ids = {job.id for job in jobs}
-    return {"open": work.open or work.made, "jobs": [_card(job) for job in jobs if job.parent not in ids]}
+    busy = {name for job in jobs if _going(job) for name in (job.id, job.parent)}
+    shown = [_card(job, job.id not in busy) for job in jobs if job.parent not in ids]
+    return {"open": work.open or work.made, "jobs": shown}
 
 
-def _card(job: JobFacts) -> dict[str, Any]:
+def _going(job: JobFacts) -> bool:
+    return job.stopping or job.state in ("queued", "running")
+
+
+def _card(job: JobFacts, free: bool) -> dict[str, Any]:
     place, done = f"/api/jobs/{job.id}", job.state == "done"
     return {
         "id": job.id,
@@ -243,6 +249,7 @@ def _card(job: JobFacts) -> dict[str, Any]:
         "thumbnail": f"{place}/thumbnail" if done else f"/api/clips/{job.request.clip}/strip/0",
         "video": f"{place}/result" if done else None,
         "sidecar": f"{place}/sidecar" if done else None,
+        "free": free,
     }
 
 

@@ -1,8 +1,8 @@
 // The queue and the history: a card for each job, the newest first.
 //
-// value: { open, jobs: [{ id, title, state, text, share, thumbnail, when, video, sidecar }] }; gives
+// value: { open, jobs: [{ id, title, state, text, share, thumbnail, video, sidecar, free }] }; gives
 // "open", "again", "cancel" and "remove", each with { id }, and "changed" when any job has. video and sidecar
-// are addresses of downloads.
+// are addresses of downloads; what is free can be removed.
 
 const list = h("ul", { class: "cards" });
 const nothing = h("p", { class: "nothing" }, "What you run stands here, and stays: close the tab, come back, it is still there.");
@@ -72,7 +72,7 @@ function fill(card, job, open) {
   bar.hidden = job.state !== "running";
   if (job.share == null) bar.removeAttribute("value");
   else bar.value = job.share;
-  for (const [name, there] of Object.entries({ again: !going, cancel: going, remove: !going, video: job.video, sidecar: job.sidecar })) {
+  for (const [name, there] of Object.entries({ again: !going, cancel: going, remove: job.free, video: job.video, sidecar: job.sidecar })) {
     const node = $(`.${name}.tool`);
     node.hidden = !there;
     node.setAttribute("aria-label", `${node.title}: ${job.title}`);
