@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 import anyv2v.flags as flags
 from anyv2v.cli_cache import cache
 from anyv2v.cli_evaluation import bench, evaluation, inspect, study, sweep_clip
+from anyv2v.cli_studio import jobs, studio
 from anyv2v.errors import AnyV2VError
 from anyv2v.terminal import do, print_json, screen, settings_of_line, show
 
@@ -216,6 +217,8 @@ def doctor(as_json: flags.Json = False) -> None:
 
 app.command()(inspect)
 app.command("sweep")(sweep_clip)
+app.command()(studio)
+app.add_typer(jobs, name="jobs")
 app.add_typer(bench, name="bench")
 app.add_typer(evaluation, name="eval")
 app.add_typer(study, name="study")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -226,7 +227,7 @@ def read_settings(kind: type[J], settings: Mapping[str, Any]) -> J:
     Raises:
         OptionError: A key is unknown or missing, or a value does not fit it.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     settings = {key: _parsed(key, value) for key, value in _underscored(settings).items()}
     of_job = {f.name for f in fields(kind)} - {"options"}
@@ -236,11 +237,20 @@ def read_settings(kind: type[J], settings: Mapping[str, Any]) -> J:
         raise OptionError(f"unknown option {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     job = {key: settings[key] for key in settings.keys() & of_job}
     try:
-        return TypeAdapter(kind).validate_python(job | _options(settings, of_options))
+        read: J = _reader(kind).validate_python(job | _options(settings, of_options))  # type: ignore[arg-type]
+        return read
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join(str(part) for part in first["loc"] if part != "options").replace("_", " ")
         raise OptionError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+@cache
+def _reader(kind: Any) -> Any:
+    """Made once of each kind, for that takes longer than reading."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _options(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ __all__ = [
     "Outcome",
     "Stopwatch",
     "check",
+    "check_files",
     "first_frame_for",
     "frames_for",
     "inputs_of",
@@ -122,7 +123,7 @@ def run_frame(job: FrameJob, on_step: OnStep = ignore) -> Outcome:
     Raises:
         UserError: Anything that the user can mend.
     """
-    _check_files(job)
+    check_files(job)
     editor, watch = check_still(job), Stopwatch(on_step)
     origin = _facts(job)
     still = first_frame_for(job, editor, watch)
@@ -176,11 +177,12 @@ def check(job: VideoJob) -> Choice:
     Raises:
         UserError: It cannot.
     """
-    _check_files(job)
+    check_files(job)
     return _check_backbone(job, choose(job.backbone, job.model))
 
 
-def _check_files(job: Job) -> None:
+def check_files(job: Job) -> None:
+    """The same of its files alone."""
     outputs = _check_outputs(job)
     _check_span(job)
     _check_inputs(inputs_of(job), outputs)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from anyv2v.editors.protocol import Editor, Mask
     from anyv2v.weights import Weights
 
-__all__ = ["Still", "check_still", "edit_still", "sheet_of", "still_inputs"]
+__all__ = ["Still", "check_still", "edit_still", "free", "sheet_of", "still_inputs"]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def edit_still(job: StillJob, choice: EditorChoice, on_step: OnStep = ignore) ->
     numbers = [job.pick] if isinstance(job.pick, int) else range(1, job.candidates + 1)
     seeds = [job.first_seed + number - 1 for number in numbers]
     raw = list(bench.make([replace(request, seed=seed) for seed in seeds], on_step))
-    _free()
+    free()
     shown = [_limited(job, choice, request, frame) for frame in raw]
     if len(shown) == 1:
         return Still(shown[0], None, _findings(choice, seeds[0]), bench.notices)
@@ -244,8 +244,8 @@ def _one_of(on_step: OnStep, number: int, count: int) -> OnStep:
     return on_part
 
 
-def _free() -> None:
-    """Give the editor's memory back before the video model needs it."""
+def free() -> None:
+    """Give back the memory of what is not used any more, before something else needs it."""
     gc.collect()
     if "torch" in sys.modules:
         import torch
