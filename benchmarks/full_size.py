@@ -29,7 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from anyv2v import Options, Size, Video, VideoSpec, diffuse, recipe
 from anyv2v.backbones.chunking import spare
 from anyv2v.backbones.i2vgen_xl import I2VGenXL
-from anyv2v.edit import invert_video
+from anyv2v.carry import invert_video
 from anyv2v.fitting import cost
 from anyv2v.footprint import Footprint, rehearse
 from anyv2v.progress import Step

@@ -40,7 +40,7 @@ from anyv2v import (
     write_image,
 )
 from anyv2v.backbones.protocol import Backbone
-from anyv2v.edit import diffuse_windows
+from anyv2v.carry import diffuse_windows
 from anyv2v.evaluation.metrics import psnr, warping_error
 from anyv2v.evaluation.propagation import Case, rendered_cases
 from anyv2v.fitting import window_for
@@ -122,7 +122,7 @@ class Bench:
     def edit(self, case: Case, way: type[Seam], overlap: int) -> Figures:
         """Edit a clip in windows that are joined in some way."""
         options = replace(self.options, overlap=overlap)
-        with patch("anyv2v.edit.Seam", way):
+        with patch("anyv2v.carry.Seam", way):
             pairs = diffuse_windows(
                 self.backbone,
                 case.task.source,

@@ -43,7 +43,7 @@ FLOORS = [
     {"backbones.mini"},
     {"backbones", "editors"},
     {"edit", "job", "evaluation", "evaluation.drawing"},
-    {"store", "evaluation.scenes"},
+    {"store", "carry", "evaluation.scenes"},
     {"still", "source"},
     {"footprint"},
     {"evaluation.filming", "evaluation.captions"},

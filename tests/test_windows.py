@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import anyv2v
 from anyv2v import Clip, Options, Size, Step, Video, diffuse, write
 from anyv2v.backbones.protocol import Backbone
+from anyv2v.carry import diffuse_windows
 from anyv2v.dry_run import dry_run
-from anyv2v.edit import diffuse_windows
 from anyv2v.errors import OptionError
 from anyv2v.evaluation.sweeping import SweepJob, run_sweep
 from anyv2v.job import EditJob, InvertJob

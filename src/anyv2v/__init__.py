@@ -14,7 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from anyv2v.backbones import Carrier, list_backbones, load_backbone, recipe
-from anyv2v.edit import Trajectory, diffuse, edit, invert, invert_video, propagate
+from anyv2v.carry import diffuse, edit, invert_video
+from anyv2v.edit import Trajectory, invert, propagate
 from anyv2v.editors import EditorEntry, list_editors, load_editor
 from anyv2v.editors.protocol import Editor, Request
 from anyv2v.errors import AnyV2VError, UserError

@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from anyv2v.backbones.protocol import Backbone, VideoSpec
-from anyv2v.edit import Trajectory, diffuse_windows, invert_video
+from anyv2v.carry import diffuse_windows, invert_video
+from anyv2v.edit import Trajectory
 from anyv2v.host import standing_in
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from anyv2v.backbones import Carrier, Choice, choose, load_choice, recipe
+from anyv2v.carry import diffuse_windows, invert_video
 from anyv2v.drafts import check_file
-from anyv2v.edit import Trajectory, diffuse_windows, invert_video
+from anyv2v.edit import Trajectory
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
 from anyv2v.fitting import check_levels, check_options, clip_spec, cost, fit_frame, window_for
 from anyv2v.flow import FlowReport

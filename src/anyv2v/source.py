@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from anyv2v.cache import cache_limit
-from anyv2v.edit import Trajectory, invert_video
+from anyv2v.carry import invert_video
+from anyv2v.edit import Trajectory
 from anyv2v.errors import UserError
 from anyv2v.fitting import check_options, recorded_taps, source_levels, start_level
 from anyv2v.job import EditJob

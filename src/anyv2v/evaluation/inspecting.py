@@ -20,7 +20,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from anyv2v.backbones import Choice
-from anyv2v.edit import diffuse, invert_video
+from anyv2v.carry import diffuse, invert_video
 from anyv2v.errors import OptionError
 from anyv2v.features import Kind as TapKind
 from anyv2v.job import TrialJob

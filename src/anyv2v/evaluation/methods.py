@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.backbones import Carrier, list_backbones, load_backbone, recipe
-from anyv2v.edit import Trajectory, diffuse, invert_video
+from anyv2v.carry import diffuse, invert_video
+from anyv2v.edit import Trajectory
 from anyv2v.fitting import recorded_taps
 from anyv2v.options import Options
 from anyv2v.store import identity

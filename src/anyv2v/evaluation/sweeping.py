@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.backbones import Choice
+from anyv2v.carry import diffuse, invert_video
 from anyv2v.drafts import check_file, draft
-from anyv2v.edit import Trajectory, diffuse, invert_video
+from anyv2v.edit import Trajectory
 from anyv2v.evaluation.inspecting import diffusion_for
 from anyv2v.evaluation.metrics import bounded_psnr
 from anyv2v.evaluation.sweep import knobs_of, trials
