@@ -137,7 +137,7 @@ def _readable(name: str, value: Any) -> str:
         return ", ".join(f"{key} {_readable(unit, item)}" for key, item in value.items()) or "-"
     if isinstance(value, list):
         return "; ".join(value) or "none"
-    if name.endswith("_bytes"):
+    if name.endswith("_bytes") and value is not None:
         return f"{value / 1e9:.2f} GB"
     return "-" if value is None else str(value)
 
