@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import cv2
@@ -79,7 +80,7 @@ class FlowReport:
         guessed_in_edit: The same, of the pixels that the edit changed.
         doubtful: The part of ``guessed_in_edit`` that colours do not explain either.
         worst: The highest doubtful share of a frame.
-        worst_frame: That frame; 0 if nothing was carried.
+        worst_frame: That frame; 0 if none was doubtful.
     """
 
     frames: int = 0
@@ -157,7 +158,7 @@ class FlowCarrier:
         self._painter = Painter(width, height)
         self._credit = np.ones(source.shape[:2], np.float32)
         self._tracker, self._riders = Tracker(source), Riders.find(self._look(source), edit)
-        self._shares: list[tuple[float, float, float]] = []
+        self._count, self._shares, self._worst = 0, np.zeros(3), (0.0, 0)
 
     def __call__(self, frame: Frame) -> Frame:
         """The edit of the next source frame; both uint8 ``[H, W, 3]``."""
@@ -204,24 +205,16 @@ class FlowCarrier:
         lost = 1 - _soft(trust, 0.1, 0.6)
         doubtful = cv2.multiply(lost, 1 - _bell(error / np.float32(12)))  # the rest is guessed, but well
         edited = max(float(strength.sum()), 0.02 * strength.size)  # a speck of edit is nothing to warn of
-        shares = float((lost * strength).sum()) / edited, float((doubtful * strength).sum()) / edited
-        self._shares.append((float(lost.mean()), *shares))
+        in_edit, unexplained = (float((share * strength).sum()) / edited for share in (lost, doubtful))
+        self._count += 1
+        self._shares += (float(lost.mean()), in_edit, unexplained)
+        self._worst = max(self._worst, (unexplained, self._count), key=itemgetter(0))
 
     @property
     def report(self) -> FlowReport:
         """On the frames carried so far."""
-        if not self._shares:
-            return FlowReport()
-        everywhere, in_edit, doubtful = np.array(self._shares).T
-        worst = int(doubtful.argmax())
-        return FlowReport(
-            frames=len(self._shares),
-            guessed=float(everywhere.mean()),
-            guessed_in_edit=float(in_edit.mean()),
-            doubtful=float(doubtful.mean()),
-            worst=float(doubtful[worst]),
-            worst_frame=worst + 1,
-        )
+        everywhere, in_edit, doubtful = (self._shares / max(self._count, 1)).tolist()
+        return FlowReport(self._count, everywhere, in_edit, doubtful, *self._worst)
 
 
 class Look:

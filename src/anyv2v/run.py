@@ -321,7 +321,8 @@ def _render(
 
 def _by_carrier(job: EditJob, carrier: Carrier, first_frame: Frame, watch: Stopwatch) -> Rendering:
     clip = job.span
-    carried = carrier.carry(_moving(clip, job), fit_frame(first_frame, clip.size, job.options))
+    frames = _ahead(_moving(clip, job))
+    carried = carrier.carry(frames, fit_frame(first_frame, clip.size, job.options))
 
     def pairs() -> Iterator[tuple[Frame, Frame]]:
         for done, pair in enumerate(_ahead(carried.pairs()), start=1):
@@ -335,7 +336,7 @@ T = TypeVar("T")
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made while the one before it is written, which saves a tenth of the time."""
+    """The same items, each made while the one before it is used: two cores read, carry and write at once."""
     end: Any = object()
     with ThreadPoolExecutor(max_workers=1) as worker:
         coming = worker.submit(next, items, end)
