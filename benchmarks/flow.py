@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from anyv2v import Clip, Fit, Size, read_image, write, write_image
-from anyv2v.flow import Flow
+from anyv2v.flow import FlowCarrier
 from anyv2v.video import Frame
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
@@ -66,11 +66,12 @@ class Scene:
 
     def stages(self, frames: int) -> dict[str, float]:
         """Milliseconds of the processor that each stage takes for a frame, alone."""
-        edited_first = read_image(self.first_frame)
         source, read = timed(lambda: list(Clip(self.clip, frames=frames)))
-        result, carry = timed(lambda: list(Flow().carry(source, edited_first)))
+        carrier = FlowCarrier(source[0], read_image(self.first_frame))
+        motions, track = timed(lambda: list(map(carrier.track, source[1:])))
+        result, paint = timed(lambda: list(map(carrier.paint, source[1:], motions)))
         _, writing = timed(lambda: write(self.output, result, FPS, overwrite=True))
-        seconds = {"read": read, "carry": carry, "write": writing}
+        seconds = {"read": read, "track": track, "paint": paint, "write": writing}
         return {stage: 1000 * spent / frames for stage, spent in seconds.items()}
 
 
@@ -113,8 +114,8 @@ def speed(scene: Scene, frames: int, runs: int, cores: int) -> Mapping[str, floa
     few, many = (best([scene.edit(n) for _ in range(runs)]) for n in (2, frames))
     frame = 1000 * (many.cpu - few.cpu) / (frames - 2)
     stages = scene.stages(frames)
-    # A stage is one thread, but for the encoder's own; no more cores than there are can be at work.
-    free = 1000 / max(frame / cores, stages["carry"])
+    threads = stages["read"] + stages["track"], stages["paint"]  # and the encoder, which has some of its own
+    free = 1000 / max(frame / cores, *threads)
     return {
         "start-up, CPU s": few.cpu,
         "CPU ms a frame": frame,
@@ -140,7 +141,7 @@ def draw(
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     start = np.zeros(len(speeds))
-    for stage in ("read", "carry", "write"):
+    for stage in ("read", "track", "paint", "write"):
         spent = np.array([row[stage] for row in speeds.values()])
         left.barh(list(speeds), spent, left=start, label=stage)
         start += spent

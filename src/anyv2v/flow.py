@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -35,6 +36,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from anyv2v.ahead import ahead
 from anyv2v.errors import ImageError, OptionError
 from anyv2v.video import Frame
 
@@ -118,13 +120,13 @@ class Carried:
         return (edited for _, edited in self.pairs())
 
     def pairs(self) -> Iterator[tuple[Frame, Frame]]:
-        """Each source frame with its edit."""
-        for frame in self._frames:
-            if self._carrier is None:
-                self._carrier = FlowCarrier(frame, self._edited_first, self._flow)
-                yield frame, self._edited_first
-            else:
-                yield frame, self._carrier(frame)
+        """Each source frame with its edit; the motion of the next one is measured meanwhile, in a thread."""
+        frames = iter(self._frames)
+        for first in islice(frames, 1):
+            self._carrier = carrier = FlowCarrier(first, self._edited_first, self._flow)
+            yield first, self._edited_first
+            for frame, motion in ahead((frame, carrier.track(frame)) for frame in frames):
+                yield frame, carrier.paint(frame, motion)
 
     @property
     def report(self) -> FlowReport:
@@ -162,13 +164,17 @@ class FlowCarrier:
 
     def __call__(self, frame: Frame) -> Frame:
         """The edit of the next source frame; both uint8 ``[H, W, 3]``."""
-        small, paint = _resize(frame, self._size), self._painter
-        matches = self._tracker.track(small)
-        if self._look.grades:
-            frame = self._look(frame)
-            small = _resize(frame, self._size)
-        now = _pixels(frame)
-        layer, known = self._recall(now, *matches)
+        return self.paint(frame, self.track(frame))
+
+    def track(self, frame: Frame) -> Motion:
+        """Measure the motion up to the next source frame; it may be measured before the last is painted."""
+        return self._tracker.track(_resize(frame, self._size))
+
+    def paint(self, frame: Frame, motion: Motion) -> Frame:
+        """The edit of the next source frame, whose motion is known."""
+        frame, paint = self._look(frame), self._painter
+        now, small = _pixels(frame), _resize(frame, self._size)
+        layer, known = self._recall(now, motion)
         then = _frame(_resize(layer.source, self._size))
         light = _light(small, then, known)
         known = known * _first_order(small, then, layer.law, light)
@@ -176,23 +182,23 @@ class FlowCarrier:
         guess = _guess(small, _frame(_resize(out, self._size)), known)
         supposed, error = Layer(now, paint.add(now, guess.change), guess.law), guess.error
         if self._look.grades:  # then bared ground needs the grade, and no guess at what lay around it
-            supposed = paint.unedit(supposed, self._tracker.bared)
-            error = error * (1 - self._tracker.bared)
+            supposed = paint.unedit(supposed, motion.bared)
+            error = error * (1 - motion.bared)
         # A poor guess is worse than a doubtful match; but ground that was just bared has no match at all.
-        share = (1 - known) * _bell(error / (12 + 13 * self._tracker.bared))
+        share = (1 - known) * _bell(error / (12 + 13 * motion.bared))
         self._previous = paint.blend(Layer(now, out, layer.law), supposed, share)
         self._credit = known + share
-        self._note(matches[0].trust, layer.law, error)
+        self._note(motion.first.trust, layer.law, error)
         return _frame(self._previous.edit)
 
-    def _recall(self, now: Pixels, first: Match, previous: Match) -> tuple[Layer, Field]:
+    def _recall(self, now: Pixels, motion: Motion) -> tuple[Layer, Field]:
         """What the first frame and the previous result say of this one, and how well it is known, 0 to 1."""
-        paint = self._painter
+        first, previous, paint = motion.first, motion.previous, self._painter
         its = previous.trust * _warp(self._credit, previous.flow) * (1 - first.trust)
         mine = cv2.max(first.trust, 0.02)
         known, share = cv2.min(mine + its, 1), its / (mine + its)
         a, b = paint.warp(self._first, first.flow), paint.warp(self._previous, previous.flow)
-        ride = self._riders.ride(first, previous, self._tracker.forth) if self._riders else None
+        ride = self._riders.ride(motion) if self._riders else None
         if ride is None:
             return paint.blend(a, b, share), known
         a, b = paint.unedit(a, ride.left_first), paint.unedit(b, ride.left_previous)
@@ -239,10 +245,10 @@ class Look:
             return frame
         plain, squares, products = self._weights[:, [0, 1, 2, 9]], *np.split(self._weights[:, 3:9], 2, axis=1)
         out = np.empty_like(frame)
-        for strip in (slice(top, top + 32) for top in range(0, len(frame), 32)):  # which fit the cache
-            x = frame[strip] * np.float32(1 / 255)
+        for rows in _strips(len(frame)):
+            x = frame[rows] * np.float32(1 / 255)
             most = cv2.transform(x, plain) + cv2.transform(x * x, squares)
-            cv2.add(most, cv2.transform(x * cv2.transform(x, _NEXT), products), out[strip], dtype=cv2.CV_8U)
+            cv2.add(most, cv2.transform(x * cv2.transform(x, _NEXT), products), out[rows], dtype=cv2.CV_8U)
         return out
 
     @classmethod
@@ -320,11 +326,11 @@ class Painter:
 
     def blend(self, layer: Layer, other: Layer, share: Field) -> Layer:
         """A layer with a share of another, 0 to 1."""
-        fourfold = cv2.cvtColor(share, cv2.COLOR_GRAY2RGBA)
-        wide, room = self._spread(fourfold, self._a), self._b
+        narrow = cv2.merge([cv2.multiply(share, 128, dtype=cv2.CV_16S)] * 4)
+        wide: NDArray[np.int16] = cv2.resize(narrow, self._size, interpolation=cv2.INTER_LINEAR)
         same = layer.source is other.source
-        source = layer.source if same else _mix(layer.source, other.source, wide, room)
-        return Layer(source, _mix(layer.edit, other.edit, wide, room), _mix(layer.law, other.law, fourfold))
+        source = layer.source if same else _mix(layer.source, other.source, wide)
+        return Layer(source, _mix(layer.edit, other.edit, wide), _mix(layer.law, other.law, narrow))
 
     def unedit(self, layer: Layer, mask: Field) -> Layer:
         """Back to the source where the mask is 1."""
@@ -357,11 +363,22 @@ class Painter:
         return wide
 
 
-def _mix(a: Pixels, b: Pixels, share: Field, room: Field | None = None) -> Pixels:
-    """a + share * (b - a)."""
-    step = cv2.subtract(b, a, dst=room, dtype=cv2.CV_32F)
-    out: Pixels = cv2.add(a, cv2.multiply(step, share, dst=step), dtype=cv2.CV_8U)
+def _mix(a: Pixels, b: Pixels, share: NDArray[np.int16]) -> Pixels:
+    """a + share * (b - a), shares in units of 1/128."""
+    out = np.empty_like(a)
+    for rows in _strips(len(a)):
+        step = b[rows] - a[rows].astype(np.int16)
+        step *= share[rows]
+        step += 64
+        step >>= 7
+        step += a[rows]
+        out[rows] = step
     return out
+
+
+def _strips(height: int) -> Iterator[slice]:
+    """Rows that fit the cache."""
+    return (slice(top, top + 32) for top in range(0, height, 32))
 
 
 def _law(source: Frame, edit: Frame) -> Frame:
@@ -443,13 +460,22 @@ class Match:
     trust: Field
 
 
-class Tracker:
-    """Follows a clip at the small size.
+@dataclass(frozen=True)
+class Motion:
+    """How a clip came to a frame.
 
-    Attributes:
-        forth: The flow from the first frame to the latest, float32 [h, w, 2].
-        bared: Where a moving thing has just bared the ground, float32 [h, w], 0 to 1.
+    first, previous: its matches in the first frame and in the one before. forth: the flow from the first,
+    float32 [h, w, 2]. bared: where a moving thing has just bared the ground, float32 [h, w], 0 to 1.
     """
+
+    first: Match
+    previous: Match
+    forth: Field
+    bared: Field
+
+
+class Tracker:
+    """Follows a clip at the small size."""
 
     def __init__(self, first: Frame) -> None:
         # Sparser patches without variational smoothing take less than half the time; _settle mends the rest.
@@ -457,22 +483,21 @@ class Tracker:
         self._dis.setPatchStride(4)
         self._dis.setVariationalRefinementIterations(0)
         self._first = self._previous = first
-        self._back = self.forth = np.zeros((*first.shape[:2], 2), np.float32)
-        self.bared = np.zeros(first.shape[:2], np.float32)
+        self._back = self._forth = np.zeros((*first.shape[:2], 2), np.float32)
 
-    def track(self, frame: Frame) -> tuple[Match, Match]:
-        """Matches of the next frame in the first and in the previous one."""
+    def track(self, frame: Frame) -> Motion:
+        """The motion up to the next frame."""
         now, first, previous = (_gray(x) for x in (frame, self._first, self._previous))
         step = _settle(self._dis.calc(now, previous, None), frame, self._previous)
         # A chain of steps drifts and a direct search gets lost, so the search starts at the end of the chain.
         back = self._dis.calc(now, first, step + _warp(self._back, step))
         back = _settle(back, frame, self._first)
-        self.forth = self._dis.calc(first, now, self.forth.copy())
-        trust = _likeness(back, frame, self._first) * _round_trip(back, self.forth)
-        self.bared = 1 - _unstretched(step)
-        like = _likeness(step, frame, self._previous) * (1 - self.bared)
+        self._forth = self._dis.calc(first, now, self._forth.copy())
+        trust = _likeness(back, frame, self._first) * _round_trip(back, self._forth)
+        whole = _unstretched(step)
+        like = _likeness(step, frame, self._previous) * whole
         self._back, self._previous = back, frame
-        return Match(back, trust), Match(step, like)
+        return Motion(Match(back, trust), Match(step, like), self._forth, 1 - whole)
 
 
 def _settle(flow: Field, frame: Frame, other: Frame) -> Field:
@@ -559,19 +584,20 @@ class Riders:
         pieces = [new * (labels == i) for i in range(1, count) if 0.003 < areas[i] < 0.15]
         return cls(pieces) if pieces else None
 
-    def ride(self, first: Match, previous: Match, forth: Field) -> Ride | None:
+    def ride(self, motion: Motion) -> Ride | None:
         """Where the riders are now; None as long as there are none."""
+        first, forth = motion.first, motion.forth
         there, here = self._drift(forth), _soft(self._drift(first.flow), 1, 3) * first.trust
         flow, (cover, left) = np.zeros_like(forth), np.zeros((2, *here.shape), np.float32)
         for i, (piece, home) in enumerate(zip(self._pieces, self._homes, strict=True)):
-            self._rides[i] |= 0.12 < _moving_share(piece, there) < 0.82
+            self._rides[i] = self._rides[i] or 0.12 < _moving_share(piece, there) < 0.82
             if self._rides[i]:
                 was = _warp(home, first.flow)
                 rigid = _rigid(first.flow, here * was)
                 now = _warp(piece, rigid, cv2.BORDER_CONSTANT)
                 flow = np.where((now > cover)[..., None], rigid, flow)
                 cover, left = cv2.max(cover, now), cv2.max(left, was)
-        left_previous = _warp(self._cover, previous.flow) * (1 - cover)
+        left_previous = _warp(self._cover, motion.previous.flow) * (1 - cover)
         self._cover = cover
         return Ride(flow, cover, left * (1 - cover), left_previous) if any(self._rides) else None
 
