@@ -660,7 +660,7 @@ def _frame(pixels: Pixels) -> Frame:
 
 
 def _resize(image: NDArray[Any], size: Size) -> NDArray[Any]:
-    while 2 * size[0] < image.shape[1] and image.shape[0] % 2 == image.shape[1] % 2 == 0:
+    while 4 * size[0] <= image.shape[1] and image.shape[0] % 2 == image.shape[1] % 2 == 0:
         image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)  # by two is fast
     how = cv2.INTER_AREA if size[0] < image.shape[1] else cv2.INTER_LINEAR
     out: NDArray[Any] = cv2.resize(image, size, interpolation=how)
