@@ -58,6 +58,21 @@ def test_help_is_quick() -> None:
     assert "Edit a video by editing its first frame" in done.stdout
 
 
+@pytest.mark.parametrize("words", [("--help",), ("edit", "--help"), (*EDIT, "--sheet", "sheet.png", "-q")])
+def test_help_and_flow_never_import_torch(job: Path, words: tuple[str, ...]) -> None:
+    code = """
+import sys
+from anyv2v.cli import main
+try:
+    main()
+except SystemExit as end:
+    heavy = {"torch", "diffusers", "transformers", "scipy", "matplotlib"} & set(sys.modules)
+    sys.exit(end.code or " ".join(heavy) or None)
+"""
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_edit_by_flow(job: Path, run) -> None:
     code, out, err = run(*EDIT, "--sheet", "sheet.png")
     assert code == 0

@@ -1,6 +1,7 @@
 """Rendered scenes, whose true edit is known, tell how well optical flow carries an edit."""
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import cv2
@@ -187,6 +188,20 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert result.shape == frame.shape
     assert result.dtype == np.uint8
     assert psnr(result, 255 - moved, np.ones(size, bool)) > 25
+
+
+def test_no_frame_is_kept_longer_than_it_is_needed() -> None:
+    source = to_bytes(shift(texture(1), 0, 0))
+    seen: list[weakref.ref[np.ndarray]] = []
+
+    def film() -> Iterator[np.ndarray]:
+        for k in range(12):
+            frame = np.roll(source, k, axis=1).copy()
+            seen.append(weakref.ref(frame))
+            yield frame
+
+    kept = [sum(frame() is not None for frame in seen) for _ in Flow().carry(film(), 255 - source)]
+    assert max(kept) <= 4  # the first one, today's, and two that come
 
 
 def test_it_is_deterministic_and_leaves_its_input_alone() -> None:

@@ -16,7 +16,8 @@ ROOT = Path(anyv2v.__file__).parent
 
 # A room may import from rooms on lower floors; what is not listed stands on the ground floor.
 FLOORS = [
-    {"errors", "progress", "models", "models.consisti2v", "models.seine", "models.anydoor", "models.vgg"},
+    {"ahead", "errors", "progress"},
+    {"models", "models.consisti2v", "models.seine", "models.anydoor", "models.vgg"},
     {"drafts", "cache"},
     {"video"},
     {"writing", "options", "sheet", "sidecar", "weights", "windows"},

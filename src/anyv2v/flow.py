@@ -28,19 +28,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 
+from anyv2v.ahead import ahead
 from anyv2v.errors import ImageError, OptionError
 from anyv2v.video import Frame
 
 __all__ = ["Carried", "Flow", "FlowCarrier", "FlowReport"]
 
 Field = NDArray[np.float32]  # [h, w] or [h, w, C], at the small size at which motion is measured
+Pixels = NDArray[np.uint8]  # [H, W, 4], RGB and a channel that says nothing: OpenCV warps four twice as fast
 Size = tuple[int, int]  # width, height
 
 _UNIT = 128  # a gain of 1, in the eight bits of Layer.law
@@ -79,7 +82,7 @@ class FlowReport:
         guessed_in_edit: The same, of the pixels that the edit changed.
         doubtful: The part of ``guessed_in_edit`` that colours do not explain either.
         worst: The highest doubtful share of a frame.
-        worst_frame: That frame; 0 if nothing was carried.
+        worst_frame: That frame; 0 if none was doubtful.
     """
 
     frames: int = 0
@@ -117,13 +120,13 @@ class Carried:
         return (edited for _, edited in self.pairs())
 
     def pairs(self) -> Iterator[tuple[Frame, Frame]]:
-        """Each source frame with its edit."""
-        for frame in self._frames:
-            if self._carrier is None:
-                self._carrier = FlowCarrier(frame, self._edited_first, self._flow)
-                yield frame, self._edited_first
-            else:
-                yield frame, self._carrier(frame)
+        """Each source frame with its edit; the motion of the next one is measured meanwhile, in a thread."""
+        frames = iter(self._frames)
+        for first in islice(frames, 1):
+            self._carrier = carrier = FlowCarrier(first, self._edited_first, self._flow)
+            yield first, self._edited_first
+            for frame, motion in ahead((frame, carrier.track(frame)) for frame in frames):
+                yield frame, carrier.paint(frame, motion)
 
     @property
     def report(self) -> FlowReport:
@@ -153,68 +156,71 @@ class FlowCarrier:
         self._look = Look.between(source, edit)
         graded_first = self._look(source_first)
         law = _resize(_law(graded_first, edited_first), self._size)
-        self._first = self._previous = Layer(graded_first, edited_first, law)
+        self._first = self._previous = Layer(_pixels(graded_first), _pixels(edited_first), law)
+        self._painter = Painter(width, height)
         self._credit = np.ones(source.shape[:2], np.float32)
         self._tracker, self._riders = Tracker(source), Riders.find(self._look(source), edit)
-        self._shares: list[tuple[float, float, float]] = []
+        self._count, self._shares, self._worst = 0, np.zeros(3), (0.0, 0)
 
     def __call__(self, frame: Frame) -> Frame:
         """The edit of the next source frame; both uint8 ``[H, W, 3]``."""
-        matches = self._tracker.track(_resize(frame, self._size))
-        frame = self._look(frame)
-        small = _resize(frame, self._size)
-        layer, known = self._recall(frame, *matches)
-        then = _resize(layer.source, self._size)
+        return self.paint(frame, self.track(frame))
+
+    def track(self, frame: Frame) -> Motion:
+        """Measure the motion up to the next source frame; it may be measured before the last is painted."""
+        return self._tracker.track(_resize(frame, self._size))
+
+    def paint(self, frame: Frame, motion: Motion) -> Frame:
+        """The edit of the next source frame, whose motion is known."""
+        frame, paint = self._look(frame), self._painter
+        now, small = _pixels(frame), _resize(frame, self._size)
+        layer, known = self._recall(now, motion)
+        then = _frame(_resize(layer.source, self._size))
         light = _light(small, then, known)
         known = known * _first_order(small, then, layer.law, light)
-        out = _transfer(frame, layer, light)
-        guess, error = _guess(frame, small, _resize(out, self._size), known)
+        out = paint.transfer(now, layer, light)
+        guess = _guess(small, _frame(_resize(out, self._size)), known)
+        supposed, error = Layer(now, paint.add(now, guess.change), guess.law), guess.error
         if self._look.grades:  # then bared ground needs the grade, and no guess at what lay around it
-            guess, error = guess.unedit(self._tracker.bared), error * (1 - self._tracker.bared)
+            supposed = paint.unedit(supposed, motion.bared)
+            error = error * (1 - motion.bared)
         # A poor guess is worse than a doubtful match; but ground that was just bared has no match at all.
-        share = (1 - known) * _bell(error / (12 + 13 * self._tracker.bared))
-        self._previous = Layer(frame, out, layer.law).blend(guess, 1 - share, share)
+        share = (1 - known) * _bell(error / (12 + 13 * motion.bared))
+        self._previous = paint.blend(Layer(now, out, layer.law), supposed, share)
         self._credit = known + share
-        self._note(matches[0].trust, layer.law, error)
-        return self._previous.edit
+        self._note(motion.first.trust, layer.law, error)
+        return _frame(self._previous.edit)
 
-    def _recall(self, frame: Frame, first: Match, previous: Match) -> tuple[Layer, Field]:
+    def _recall(self, now: Pixels, motion: Motion) -> tuple[Layer, Field]:
         """What the first frame and the previous result say of this one, and how well it is known, 0 to 1."""
+        first, previous, paint = motion.first, motion.previous, self._painter
         its = previous.trust * _warp(self._credit, previous.flow) * (1 - first.trust)
         mine = cv2.max(first.trust, 0.02)
-        known = cv2.min(mine + its, 1)
-        a, b = self._first.warp(first.flow), self._previous.warp(previous.flow)
-        ride = self._riders.ride(first, previous, self._tracker.forth) if self._riders else None
+        known, share = cv2.min(mine + its, 1), its / (mine + its)
+        a, b = paint.warp(self._first, first.flow), paint.warp(self._previous, previous.flow)
+        ride = self._riders.ride(motion) if self._riders else None
         if ride is None:
-            return a.blend(b, mine, its), known
-        layer = a.unedit(ride.left_first).blend(b.unedit(ride.left_previous), mine, its)
-        rider = Layer(frame, self._first.warp(ride.flow).edit, np.full_like(a.law, (0, 0, 0, 255)))
+            return paint.blend(a, b, share), known
+        a, b = paint.unedit(a, ride.left_first), paint.unedit(b, ride.left_previous)
+        rider = Layer(now, paint.move(self._first.edit, ride.flow), np.full_like(a.law, (0, 0, 0, 255)))
         known = cv2.max(known * (1 - ride.left_first), ride.cover)
-        return layer.blend(rider, 1 - ride.cover, ride.cover), known
+        return paint.blend(paint.blend(a, b, share), rider, ride.cover), known
 
     def _note(self, trust: Field, law: Frame, error: Field) -> None:
         strength = law[..., 3] / np.float32(255)
         lost = 1 - _soft(trust, 0.1, 0.6)
         doubtful = cv2.multiply(lost, 1 - _bell(error / np.float32(12)))  # the rest is guessed, but well
         edited = max(float(strength.sum()), 0.02 * strength.size)  # a speck of edit is nothing to warn of
-        shares = float((lost * strength).sum()) / edited, float((doubtful * strength).sum()) / edited
-        self._shares.append((float(lost.mean()), *shares))
+        in_edit, unexplained = (float((share * strength).sum()) / edited for share in (lost, doubtful))
+        self._count += 1
+        self._shares += (float(lost.mean()), in_edit, unexplained)
+        self._worst = max(self._worst, (unexplained, self._count), key=itemgetter(0))
 
     @property
     def report(self) -> FlowReport:
         """On the frames carried so far."""
-        if not self._shares:
-            return FlowReport()
-        everywhere, in_edit, doubtful = np.array(self._shares).T
-        worst = int(doubtful.argmax())
-        return FlowReport(
-            frames=len(self._shares),
-            guessed=float(everywhere.mean()),
-            guessed_in_edit=float(in_edit.mean()),
-            doubtful=float(doubtful.mean()),
-            worst=float(doubtful[worst]),
-            worst_frame=worst + 1,
-        )
+        everywhere, in_edit, doubtful = (self._shares / max(self._count, 1)).tolist()
+        return FlowReport(self._count, everywhere, in_edit, doubtful, *self._worst)
 
 
 class Look:
@@ -223,33 +229,38 @@ class Look:
     It holds for ground that the first frame never saw, so that less has to be carried or guessed.
 
     Args:
-        table: The map as a lookup table; none leaves colours as they are.
+        weights: The map, a polynomial of second degree: float32 [10, 3]; none leaves colours as they are.
     """
 
-    def __init__(self, table: ImageFilter.Color3DLUT | None = None) -> None:
-        self._table = table
+    def __init__(self, weights: Field | None = None) -> None:
+        self._weights = None if weights is None else 255 * weights.T
 
     @property
     def grades(self) -> bool:
         """Whether it changes anything."""
-        return self._table is not None
+        return self._weights is not None
 
     def __call__(self, frame: Frame) -> Frame:
-        if self._table is None:
+        if self._weights is None:
             return frame
-        return np.asarray(Image.fromarray(frame).filter(self._table))
+        plain, squares, products = self._weights[:, [0, 1, 2, 9]], *np.split(self._weights[:, 3:9], 2, axis=1)
+        out = np.empty_like(frame)
+        for rows in _strips(len(frame)):
+            x = frame[rows] * np.float32(1 / 255)
+            most = cv2.transform(x, plain) + cv2.transform(x * x, squares)
+            cv2.add(most, cv2.transform(x * cv2.transform(x, _NEXT), products), out[rows], dtype=cv2.CV_8U)
+        return out
 
     @classmethod
     def between(cls, source: Frame, edit: Frame) -> Look:
         """The grade from one small frame to the other, if one explains clearly more than none does."""
         x, y = _colours(source), _colours(edit)
         weights = _robust_fit(x, y)
-        if _explained(_polynomial(x) @ weights, y) < max(0.5, _explained(x, y) + 0.25):
-            return cls()
-        axis = np.linspace(0, 1, 17, dtype=np.float32)
-        b, g, r = np.meshgrid(axis, axis, axis, indexing="ij")  # red runs fastest
-        table = _polynomial(np.stack([r, g, b], axis=-1).reshape(-1, 3)) @ weights
-        return cls(ImageFilter.Color3DLUT(17, table.clip(0, 1).ravel().tolist()))
+        grades = _explained(_polynomial(x) @ weights, y) >= max(0.5, _explained(x, y) + 0.25)
+        return cls(weights if grades else None)
+
+
+_NEXT = np.roll(np.eye(3, dtype=np.float32), 1, axis=1)  # green, blue, red
 
 
 def _colours(frame: Frame) -> Field:
@@ -284,37 +295,90 @@ def _robust_fit(x: Field, y: Field) -> Field:
 class Layer:
     """A source frame, its edit, and the law by which the one follows from the other.
 
-    source, edit: uint8 [H, W, 3]. law: uint8 [h, w, 4] at the small size, for it is smooth: the gains of red,
-    green and blue in units of 1/128, then the strength of the edit.
+    law: uint8 [h, w, 4] at the small size, for it is smooth: the gains of red, green and blue in units of
+    1/128, then the strength of the edit.
     """
 
-    source: Frame
-    edit: Frame
+    source: Pixels
+    edit: Pixels
     law: Frame
 
-    @property
-    def size(self) -> Size:
-        return self.source.shape[1], self.source.shape[0]
 
-    def warp(self, flow: Field) -> Layer:
-        """flow: float32 [h, w, 2], in pixels of the small size."""
-        height, width = flow.shape[:2]
-        scale = np.array([self.size[0] / width, self.size[1] / height], np.float32)
-        wide = _resize(flow * scale, self.size)
-        return Layer(_warp(self.source, wide), _warp(self.edit, wide), _warp(self.law, flow))
+class Painter:
+    """Work on whole frames, in memory that is kept: pages fresh from the system take longer than the sums.
 
-    def blend(self, other: Layer, mine: Field, its: Field) -> Layer:
-        """The mean of two layers, with weights float32 [h, w]."""
-        a, b = _resize(mine, self.size), _resize(its, self.size)
-        same = self.source is other.source
-        source = self.source if same else cv2.blendLinear(self.source, other.source, a, b)
-        edit = cv2.blendLinear(self.edit, other.edit, a, b)
-        return Layer(source, edit, cv2.blendLinear(self.law, other.law, mine, its))
+    Fields come at the small size, float32 [h, w], and are spread over the frame.
+    """
 
-    def unedit(self, mask: Field) -> Layer:
+    def __init__(self, width: int, height: int) -> None:
+        self._size, self._grid = (width, height), _grid(height, width)
+        self._where = np.empty_like(self._grid)
+        self._a, self._b, self._c = np.empty((3, height, width, 4), np.float32)
+
+    def warp(self, layer: Layer, flow: Field) -> Layer:
+        """A layer carried by a flow, [h, w, 2] in pixels of the small size."""
+        where = self._aim(flow)
+        return Layer(_sample(layer.source, where), _sample(layer.edit, where), _warp(layer.law, flow))
+
+    def move(self, image: Pixels, flow: Field) -> Pixels:
+        """One picture carried likewise."""
+        return _sample(image, self._aim(flow))
+
+    def blend(self, layer: Layer, other: Layer, share: Field) -> Layer:
+        """A layer with a share of another, 0 to 1."""
+        narrow = cv2.merge([cv2.multiply(share, 128, dtype=cv2.CV_16S)] * 4)
+        wide: NDArray[np.int16] = cv2.resize(narrow, self._size, interpolation=cv2.INTER_LINEAR)
+        same = layer.source is other.source
+        source = layer.source if same else _mix(layer.source, other.source, wide)
+        return Layer(source, _mix(layer.edit, other.edit, wide), _mix(layer.law, other.law, narrow))
+
+    def unedit(self, layer: Layer, mask: Field) -> Layer:
         """Back to the source where the mask is 1."""
-        plain = Layer(self.source, self.source, np.full_like(self.law, (_UNIT, _UNIT, _UNIT, 0)))
-        return self.blend(plain, 1 - mask, mask) if mask.max() > 0 else self
+        plain = Layer(layer.source, layer.source, np.full_like(layer.law, (_UNIT, _UNIT, _UNIT, 0)))
+        return self.blend(layer, plain, mask) if mask.max() > 0 else layer
+
+    def transfer(self, now: Pixels, layer: Layer, light: Field) -> Pixels:
+        """light * E + gain * (S_k - light * S)."""
+        gain = self._spread(layer.law * np.float32(1 / _UNIT), self._a)
+        new = cv2.multiply(layer.source, gain, dst=self._b, dtype=cv2.CV_32F)
+        new = cv2.subtract(layer.edit, new, dst=new, dtype=cv2.CV_32F)
+        new = cv2.multiply(new, self._spread(_pixels(light), self._c), dst=new)
+        follows = cv2.multiply(now, gain, dst=gain, dtype=cv2.CV_32F)
+        out: Pixels = cv2.add(new, follows, dtype=cv2.CV_8U)
+        return out
+
+    def add(self, now: Pixels, change: Field) -> Pixels:
+        """A frame whose levels change by so much, [h, w, 3]."""
+        out: Pixels = cv2.add(now, self._spread(_pixels(change), self._a), dtype=cv2.CV_8U)
+        return out
+
+    def _aim(self, flow: Field) -> Field:
+        """Where each pixel of a frame comes from."""
+        scale = np.divide(self._size, flow.shape[1::-1], dtype=np.float32)
+        where: Field = cv2.add(self._grid, self._spread(flow * scale, self._where), dst=self._where)
+        return where
+
+    def _spread(self, field: Field, room: Field) -> Field:
+        wide: Field = cv2.resize(field, self._size, dst=room, interpolation=cv2.INTER_LINEAR)
+        return wide
+
+
+def _mix(a: Pixels, b: Pixels, share: NDArray[np.int16]) -> Pixels:
+    """a + share * (b - a), shares in units of 1/128."""
+    out = np.empty_like(a)
+    for rows in _strips(len(a)):
+        step = b[rows] - a[rows].astype(np.int16)
+        step *= share[rows]
+        step += 64
+        step >>= 7
+        step += a[rows]
+        out[rows] = step
+    return out
+
+
+def _strips(height: int) -> Iterator[slice]:
+    """Rows that fit the cache."""
+    return (slice(top, top + 32) for top in range(0, height, 32))
 
 
 def _law(source: Frame, edit: Frame) -> Frame:
@@ -348,27 +412,26 @@ def _first_order(small: Frame, then: Frame, law: Frame, light: Field) -> Field:
     return _bell(_peak(np.abs(gap) / np.float32(15)))
 
 
-def _transfer(frame: Frame, layer: Layer, light: Field) -> Frame:
-    """light * E + gain * (S_k - light * S)."""
-    gain = _resize(layer.law[..., :3] / np.float32(_UNIT), layer.size)
-    new = cv2.subtract(layer.edit, cv2.multiply(layer.source, gain, dtype=cv2.CV_32F), dtype=cv2.CV_32F)
-    follows = cv2.multiply(frame, gain, dtype=cv2.CV_32F)
-    out: Frame = cv2.add(cv2.multiply(new, _resize(light, layer.size)), follows, dtype=cv2.CV_8U)
-    return out
+@dataclass(frozen=True)
+class Guess:
+    """An edit by colours alone: the change and its error in levels, float32 [h, w, 3] and [h, w]; its law."""
+
+    change: Field
+    law: Frame
+    error: Field
 
 
-def _guess(frame: Frame, small: Frame, out: Frame, known: Field) -> tuple[Layer, Field]:
-    """The frame edited by its colours alone, and the error of that in levels, float32 [h, w]."""
+def _guess(small: Frame, out: Frame, known: Field) -> Guess:
+    """The frame edited by its colours alone."""
     maps, error = _colour_maps(small, out, known)
     size = small.shape[1::-1]
     rows = [_resize(maps[:, :, i], size) for i in range(4)]
     change = 255 * rows[3]
     for row, colour in zip(rows, cv2.split(small), strict=False):
-        change += cv2.multiply(row, cv2.merge([colour] * 3), dtype=cv2.CV_32F)
+        change += cv2.multiply(row, cv2.cvtColor(colour, cv2.COLOR_GRAY2RGB), dtype=cv2.CV_32F)
     gain = np.dstack([np.clip(1 + rows[i][..., i], 0, 1.9) * _UNIT for i in range(3)])
     law = np.dstack([gain, 255 * _soft(_peak(np.abs(change)), 8, 28)]).round().astype(np.uint8)
-    edit = cv2.add(frame, _resize(change, frame.shape[1::-1]), dtype=cv2.CV_8U)
-    return Layer(frame, edit, law), _resize(error, size)
+    return Guess(change, law, _resize(error, size))
 
 
 def _colour_maps(small: Frame, out: Frame, known: Field) -> tuple[Field, Field]:
@@ -397,13 +460,22 @@ class Match:
     trust: Field
 
 
-class Tracker:
-    """Follows a clip at the small size.
+@dataclass(frozen=True)
+class Motion:
+    """How a clip came to a frame.
 
-    Attributes:
-        forth: The flow from the first frame to the latest, float32 [h, w, 2].
-        bared: Where a moving thing has just bared the ground, float32 [h, w], 0 to 1.
+    first, previous: its matches in the first frame and in the one before. forth: the flow from the first,
+    float32 [h, w, 2]. bared: where a moving thing has just bared the ground, float32 [h, w], 0 to 1.
     """
+
+    first: Match
+    previous: Match
+    forth: Field
+    bared: Field
+
+
+class Tracker:
+    """Follows a clip at the small size."""
 
     def __init__(self, first: Frame) -> None:
         # Sparser patches without variational smoothing take less than half the time; _settle mends the rest.
@@ -411,22 +483,21 @@ class Tracker:
         self._dis.setPatchStride(4)
         self._dis.setVariationalRefinementIterations(0)
         self._first = self._previous = first
-        self._back = self.forth = np.zeros((*first.shape[:2], 2), np.float32)
-        self.bared = np.zeros(first.shape[:2], np.float32)
+        self._back = self._forth = np.zeros((*first.shape[:2], 2), np.float32)
 
-    def track(self, frame: Frame) -> tuple[Match, Match]:
-        """Matches of the next frame in the first and in the previous one."""
+    def track(self, frame: Frame) -> Motion:
+        """The motion up to the next frame."""
         now, first, previous = (_gray(x) for x in (frame, self._first, self._previous))
         step = _settle(self._dis.calc(now, previous, None), frame, self._previous)
         # A chain of steps drifts and a direct search gets lost, so the search starts at the end of the chain.
         back = self._dis.calc(now, first, step + _warp(self._back, step))
         back = _settle(back, frame, self._first)
-        self.forth = self._dis.calc(first, now, self.forth.copy())
-        trust = _likeness(back, frame, self._first) * _round_trip(back, self.forth)
-        self.bared = 1 - _unstretched(step)
-        like = _likeness(step, frame, self._previous) * (1 - self.bared)
+        self._forth = self._dis.calc(first, now, self._forth.copy())
+        trust = _likeness(back, frame, self._first) * _round_trip(back, self._forth)
+        whole = _unstretched(step)
+        like = _likeness(step, frame, self._previous) * whole
         self._back, self._previous = back, frame
-        return Match(back, trust), Match(step, like)
+        return Motion(Match(back, trust), Match(step, like), self._forth, 1 - whole)
 
 
 def _settle(flow: Field, frame: Frame, other: Frame) -> Field:
@@ -436,16 +507,18 @@ def _settle(flow: Field, frame: Frame, other: Frame) -> Field:
     for r in (3, 6):
         near = cv2.copyMakeBorder(best, r, r, r, r, cv2.BORDER_REPLICATE)
         for y, x in ((0, r), (2 * r, r), (r, 0), (r, 2 * r)):
-            rival = np.ascontiguousarray(near[y : y + height, x : x + width])
+            rival = near[y : y + height, x : x + width]
             rival_error = _mismatch(rival, frame, other)
-            cv2.copyTo(rival, (rival_error < error).astype(np.uint8), best)
+            cv2.copyTo(rival, cv2.compare(rival_error, error, cv2.CMP_LT), best)
             error = cv2.min(error, rival_error)
     smooth: Field = cv2.merge([cv2.medianBlur(axis, 5) for axis in cv2.split(best)])
     return smooth
 
 
 def _mismatch(flow: Field, frame: Frame, other: Frame) -> Field:
-    error: Field = _box(_peak(cv2.absdiff(frame, _warp(other, flow))).astype(np.float32), 1)
+    where = cv2.convertMaps(cv2.add(_grid(*flow.shape[:2]), flow), None, cv2.CV_16SC2)  # half the time
+    warped = cv2.remap(other, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    error: Field = _box(_peak(cv2.absdiff(frame, warped)).astype(np.float32), 1)
     return error
 
 
@@ -499,7 +572,7 @@ class Riders:
         self._plane = np.dstack([_grid(height, width) * (2 / width) - 1, np.ones_like(self._cover)])
         edge = np.ones((height, width), bool)
         edge[height // 12 : -height // 12, width // 12 : -width // 12] = False
-        self._edge = edge & (np.max(pieces, axis=0) < 0.1)
+        self._edge = np.flatnonzero(edge & (np.max(pieces, axis=0) < 0.1))[::16]
 
     @classmethod
     def find(cls, source: Frame, edit: Frame) -> Riders | None:
@@ -511,29 +584,31 @@ class Riders:
         pieces = [new * (labels == i) for i in range(1, count) if 0.003 < areas[i] < 0.15]
         return cls(pieces) if pieces else None
 
-    def ride(self, first: Match, previous: Match, forth: Field) -> Ride | None:
+    def ride(self, motion: Motion) -> Ride | None:
         """Where the riders are now; None as long as there are none."""
+        first, forth = motion.first, motion.forth
         there, here = self._drift(forth), _soft(self._drift(first.flow), 1, 3) * first.trust
         flow, (cover, left) = np.zeros_like(forth), np.zeros((2, *here.shape), np.float32)
         for i, (piece, home) in enumerate(zip(self._pieces, self._homes, strict=True)):
-            self._rides[i] |= 0.12 < _moving_share(piece, there) < 0.82
+            self._rides[i] = self._rides[i] or 0.12 < _moving_share(piece, there) < 0.82
             if self._rides[i]:
                 was = _warp(home, first.flow)
                 rigid = _rigid(first.flow, here * was)
                 now = _warp(piece, rigid, cv2.BORDER_CONSTANT)
                 flow = np.where((now > cover)[..., None], rigid, flow)
                 cover, left = cv2.max(cover, now), cv2.max(left, was)
-        left_previous = _warp(self._cover, previous.flow) * (1 - cover)
+        left_previous = _warp(self._cover, motion.previous.flow) * (1 - cover)
         self._cover = cover
         return Ride(flow, cover, left * (1 - cover), left_previous) if any(self._rides) else None
 
     def _drift(self, flow: Field) -> Field:
         """How far a flow leaves the affine motion of the border, fitted robustly against what crosses it."""
-        x, y = self._plane[self._edge][::16], flow[self._edge][::16]
+        x, y = (field.reshape(-1, field.shape[2])[self._edge] for field in (self._plane, flow))
         weight = np.ones((len(x), 1), np.float32)
         for _ in range(5):
-            motion = np.linalg.lstsq(x * weight, y * weight, rcond=None)[0]
-            weight = 1 / np.sqrt(1 + ((x @ motion - y) ** 2).sum(axis=1, keepdims=True))
+            weighted = (x * weight).T
+            motion = np.linalg.solve(weighted @ x + 1e-3 * np.eye(3, dtype=np.float32), weighted @ y)
+            weight = 1 / (1 + ((x @ motion - y) ** 2).sum(axis=1, keepdims=True))
         drift: Field = cv2.sqrt(_squared(flow - cv2.transform(self._plane, motion.T)))
         return drift
 
@@ -566,11 +641,27 @@ def _grid(height: int, width: int) -> Field:
 def _warp(image: NDArray[Any], flow: Field, border: int = cv2.BORDER_REFLECT_101) -> NDArray[Any]:
     """image[x + flow(x)], mirrored at the border: a texture that ends at the frame goes on."""
     where = cv2.add(_grid(*flow.shape[:2]), flow)
+    return _sample(image, where, border)
+
+
+def _sample(image: NDArray[Any], where: Field, border: int = cv2.BORDER_REFLECT_101) -> NDArray[Any]:
     out: NDArray[Any] = cv2.remap(image, where, None, cv2.INTER_LINEAR, borderMode=border)
     return out
 
 
+def _pixels(frame: NDArray[Any]) -> NDArray[Any]:
+    pixels: NDArray[Any] = cv2.cvtColor(frame, cv2.COLOR_RGB2RGBA)
+    return pixels
+
+
+def _frame(pixels: Pixels) -> Frame:
+    frame: Frame = cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)
+    return frame
+
+
 def _resize(image: NDArray[Any], size: Size) -> NDArray[Any]:
+    while 4 * size[0] <= image.shape[1] and image.shape[0] % 2 == image.shape[1] % 2 == 0:
+        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)  # by two is fast
     how = cv2.INTER_AREA if size[0] < image.shape[1] else cv2.INTER_LINEAR
     out: NDArray[Any] = cv2.resize(image, size, interpolation=how)
     return out

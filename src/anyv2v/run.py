@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anyv2v.ahead import ahead
 from anyv2v.backbones import Carrier, Choice, choose, load_choice, recipe
 from anyv2v.carry import diffuse_windows, invert_video
 from anyv2v.drafts import check_file
@@ -331,24 +331,11 @@ def _by_carrier(job: EditJob, carrier: Carrier, first_frame: Frame, watch: Stopw
     carried = carrier.carry(_moving(clip, job), fit_frame(first_frame, clip.size, job.options))
 
     def pairs() -> Iterator[tuple[Frame, Frame]]:
-        for done, pair in enumerate(_ahead(carried.pairs()), start=1):
+        for done, pair in enumerate(ahead(carried.pairs()), start=1):
             watch(Step("propagate", done, max(done, clip.expected or 0)))
             yield pair
 
     return Rendering(pairs(), clip.rate, clip.audio, (clip.size,), lambda: _flow_findings(carried.report))
-
-
-T = TypeVar("T")
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made while the one before it is written, which saves a tenth of the time."""
-    end: Any = object()
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        coming = worker.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = worker.submit(next, items, end)
-            yield item
 
 
 def _flow_findings(report: FlowReport) -> dict[str, Any]:
