@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyv2v import load_backbone, write, write_image
+from anyv2v import cli, load_backbone, write, write_image
 from anyv2v.backbones.protocol import Backbone
 
 torch.set_num_threads(1)
@@ -53,3 +57,32 @@ def job(tmp_path, monkeypatch):
     write_image(tmp_path / "edited.png", 255 - frames[0])
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line; give its exit code and what it printed."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["anyv2v", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real one, where it is installed."""
+    playwright, chromium = pytest.importorskip("playwright.sync_api"), shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    quiet = [f"--disable-{part}" for part in ("gpu", "background-networking", "component-update", "sync")]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=chromium, args=["--headless", "--no-sandbox", "--no-first-run", *quiet]
+        )
+        yield browser
+        browser.close()

@@ -18,26 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyv2v import Clip, cli, read_image, write, write_image
+from anyv2v import Clip, read_image, write, write_image
 from anyv2v.backbones import list_backbones
 from clips import beep, film
 from conftest import scene
 from golden_data import Golden
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line; give its exit code and what it printed."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["anyv2v", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return call
-
 
 EDIT = ("edit", "clip.mp4", "--first-frame", "edited.png", "-o", "out.mp4")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,19 +23,6 @@ from anyv2v import Clip, write, write_image
 from anyv2v.video import read_image
 from conftest import scene
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 SHOTS = os.environ.get("STUDIO_SHOTS")
 LAPTOP = {"width": 1366, "height": 650}  # 1366x768 less what a browser takes
 PATIENCE = 60_000  # milliseconds; a model is loaded on the way
@@ -95,14 +81,6 @@ def studio(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Iterator[Stud
     studio.open()
     yield studio
     studio.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Artist:
@@ -333,7 +311,7 @@ def test_diffusion_with_a_preview_and_one_that_is_cancelled(artist: Artist) -> N
     page.wait_for_function("!document.querySelector('.card').textContent.includes('nobody waits')")
 
     page.locator(".card:first-child .again").click()
-    expect = playwright.expect
+    expect = pytest.importorskip("playwright.sync_api").expect
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red texture")
     expect(page.get_by_label("inversion steps", exact=True)).to_have_value("10")
     page.reload()  # the tab knows where it was

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from anyv2v import Clip, cli
+from anyv2v import Clip
 from anyv2v.errors import OptionError
 from anyv2v.studio.limits import Limits
 from anyv2v.studio.server import Address
@@ -179,20 +179,6 @@ def test_off_loopback_there_is_always_a_token() -> None:
 
 
 # -- the queue at the terminal
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line; give its exit code and what it printed."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["anyv2v", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return call
 
 
 def test_jobs_at_the_terminal(place: Place, run, monkeypatch) -> None:

@@ -6,7 +6,6 @@ With STUDY_SHOTS=folder every state of the page is written there as a picture.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,19 +20,6 @@ from anyv2v.evaluation.study.server import StudyServer
 from anyv2v.evaluation.study.tally import study_report
 from study_folder import METHODS, study_folder
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 SHOTS = os.environ.get("STUDY_SHOTS")
 LAPTOP = {"width": 1366, "height": 640}
 LETTERS = "abcdef"
@@ -42,14 +28,6 @@ FITS = """() => [...document.querySelectorAll(".tile, footer > :not(.gone)")].ev
     const inside = box.top >= 0 && box.left >= 0 && box.bottom <= innerHeight && box.right <= innerWidth;
     return inside && (!thing.matches(".tile") || box.width > 180);
 }) && document.documentElement.scrollHeight <= innerHeight"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
