@@ -30,6 +30,7 @@ from anyv2v import Options, Size, Video, VideoSpec, diffuse, recipe
 from anyv2v.backbones.chunking import spare
 from anyv2v.backbones.i2vgen_xl import I2VGenXL
 from anyv2v.carry import invert_video
+from anyv2v.compiling import compile_regions
 from anyv2v.fitting import cost
 from anyv2v.footprint import Footprint, rehearse
 from anyv2v.progress import Step
@@ -183,7 +184,7 @@ class Bench:
     def _backbone(self, device: str, low_memory: bool) -> I2VGenXL:
         backbone = i2vgen_xl(self.told.width, device, self.dtype, self.told.frames)
         if low_memory:
-            spare(backbone.net, backbone.bank)
+            spare(backbone.net, backbone.bank, backbone.deep)
         return backbone
 
     def options(self, name: str, share: float) -> Options:
@@ -376,7 +377,8 @@ def main() -> None:
         if told.profile:
             write_profile(bench, "Eager")
         if wanted := [name for name in COMPILED if name in told.trials]:
-            bench.backbone(low_memory=False).net.compile()
+            backbone = bench.backbone(low_memory=False)
+            compile_regions(backbone.net, backbone.bank)
             for name in wanted:
                 bench.run(COMPILED[name], bench.options(COMPILED[name].recipe, told.share))  # compiles
                 table.write(name, COMPILED[name])

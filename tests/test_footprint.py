@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from anyv2v import Options, Video, diffuse, load_backbone, recipe
 from anyv2v.backbones.chunking import spare
 from anyv2v.backbones.protocol import Backbone, VideoSpec
+from anyv2v.carry import diffuse_windows
 from anyv2v.footprint import Footprint, metering, rehearse
 from anyv2v.host import LOW_MEMORY
 from benchmarks.full_size import i2vgen_xl
@@ -138,6 +139,20 @@ def test_the_published_net_stays_within_its_budget(low_memory: bool, budget: flo
     assert foretold.peak < budget
     assert foretold.features + foretold.waiting == pytest.approx(13.94e9, rel=0.001)
     assert foretold.stage == "propagate"
+
+
+def test_a_window_that_goes_on_from_another_holds_what_that_left() -> None:
+    backbone = load_backbone("i2vgen-xl", checkpoint("i2vgen-xl"), device="cpu")
+    options, spec = short("i2vgen-xl", "default", backbone)
+    options = replace(options, window=4, overlap=2)
+    hollow = load_backbone("i2vgen-xl", checkpoint("i2vgen-xl"), device="meta")
+    foretold = rehearse(hollow, spec, options, windows=3)
+    frames = np.zeros((8, spec.size.height, spec.size.width, 3), np.uint8)
+    with metering(CPU, foretold.weights) as meter:
+        for _ in diffuse_windows(backbone, frames, spec.fps, frames[0], "", options):
+            pass
+    held = foretold.peak - foretold.weights
+    assert held == pytest.approx(meter.peak - foretold.weights, rel=0.02)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the operating system does not say")

@@ -10,12 +10,12 @@ from benchmarks import full_size
 
 
 def test_the_table_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    small = "--device cpu --width 0.2 --side 64 --frames 2 --share 0.04 --trials fast --no-profile"
-    monkeypatch.setattr(sys, "argv", ["full_size.py", *small.split()])
+    small = "--device cpu --width 0.2 --side 64 --frames 2 --share 0.04 --no-profile --trials"
+    monkeypatch.setattr(sys, "argv", ["full_size.py", *small.split(), "fast, low memory"])
     full_size.main()
     told, _, columns, _, first, second = capsys.readouterr().out.strip().splitlines()
     assert "0.04 of the steps were run" in told
     found = [dict(zip(columns.split("|"), line.split("|"), strict=True)) for line in (first, second)]
     assert [row[" rows "] for row in found] == [" 148 ", " 98 "]
-    assert all(float(row[" GB foretold "]) > 0.5 for row in found)
+    assert all(float(row[" GB foretold "]) > 0.3 for row in found)
     assert float(found[1][" seconds "]) < float(found[0][" seconds "])

@@ -123,6 +123,14 @@ def test_work_in_parts_gives_the_same(name: str, source_branch: str) -> None:
         torch.testing.assert_close(*outs, atol=tolerance * outs[0].std().item(), rtol=0)
 
 
+def test_deep_blocks_that_answer_as_they_last_did_are_asked_with_all_rows() -> None:
+    pair = [
+        load_backbone("seine", checkpoint("seine"), device="cpu", low_memory=low) for low in (False, True)
+    ]
+    expected, found = (edit(backbone, replace(OPTIONS, deep_every=3, guidance=2)) for backbone in pair)
+    torch.testing.assert_close(found, expected, atol=1e-3 * expected.std().item(), rtol=0)
+
+
 def test_work_in_parts_is_done_row_by_row_and_holds_less() -> None:
     held: dict[bool, int] = {}
     rows: dict[bool, set[int]] = {}

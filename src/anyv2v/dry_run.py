@@ -104,8 +104,9 @@ def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
         backbone,
         spec,
         options,
+        windows=len(stretches),
         low_memory=job.low_memory,
-        inverted=all(window.at_hand for window in stretches),
+        inverted=at_hand,
         limit=_limit(job),
     )
     return Plan(

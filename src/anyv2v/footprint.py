@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from anyv2v.backbones.protocol import Backbone, VideoSpec
 from anyv2v.carry import diffuse_windows, invert_video
 from anyv2v.edit import Trajectory
+from anyv2v.fitting import window_for
 from anyv2v.host import standing_in
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step
@@ -145,6 +146,7 @@ def rehearse(
     spec: VideoSpec,
     options: Options,
     *,
+    windows: int = 1,
     low_memory: bool = False,
     inverted: bool = False,
     limit: float = math.inf,
@@ -153,14 +155,20 @@ def rehearse(
 
     Args:
         backbone: On the meta device; it is of no other use afterwards.
-        spec: The clip.
+        spec: A window of the clip.
+        windows: How many there are; all but the first hold the same.
         options: Settings of the edit.
         low_memory: Have one part of the model there at a time.
         inverted: The clip's inversion is at hand.
         limit: Bytes that there may be on the device.
     """
-    blank = np.zeros((spec.frames, spec.size.height, spec.size.width, 3), np.uint8)
-    options = replace(options, size=spec.size, restore=False)
+    count = spec.frames
+    options = replace(options, size=spec.size, restore=False, window=count)
+    if windows > 1:
+        count += count - window_for(backbone, options)[1]
+    else:
+        options = replace(options, overlap=None)
+    blank = np.zeros((count, spec.size.height, spec.size.width, 3), np.uint8)
     held = 0 if low_memory else sum(map(_weights, backbone.parts))
     with metering(META, held, limit) as meter:
         if low_memory:
