@@ -484,11 +484,12 @@ def test_our_own_faults_are_one_line_and_exit_code_1(job: Path, run, monkeypatch
     assert json.loads(run(*EDIT, "--json")[1])["kind"] == "ZeroDivisionError"
 
 
-def test_a_fault_amid_the_frames_leaves_nothing(job: Path, run, monkeypatch) -> None:
+@pytest.mark.parametrize("stage", ["track", "paint"])  # each in a thread of its own
+def test_a_fault_amid_the_frames_leaves_nothing(job: Path, run, monkeypatch, stage: str) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("anyv2v.flow.FlowCarrier.__call__", fail)
+    monkeypatch.setattr(f"anyv2v.flow.FlowCarrier.{stage}", fail)
     code, _, err = run(*EDIT)
     assert (code, "ZeroDivisionError: oh" in err) == (1, True)
     assert sorted(path.name for path in job.iterdir()) == ["clip.mp4", "edited.png"]
