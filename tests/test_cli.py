@@ -244,14 +244,15 @@ def test_every_option_of_the_method_has_its_flag(job: Path, run, diffusion) -> N
 
 
 def test_an_interrupt_is_one_line_and_leaves_nothing(job: Path, diffusion) -> None:
-    words = [*EDIT, *diffusion[:4], "--steps", 900, "--inversion-steps", 900, "--frames", 3]
+    words = [*EDIT, *diffusion[:4], "--steps", 900, "--inversion-steps", 900, "--save-frame", "begun.png"]
     command = [sys.executable, "-m", "anyv2v", *map(str, words)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
+    while process.poll() is None and not (job / "begun.png").exists():
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "anyv2v: interrupted; nothing is left half-written\n")
-    assert sorted(path.name for path in job.iterdir()) == ["clip.mp4", "edited.png"]
+    assert sorted(path.name for path in job.iterdir()) == ["begun.png", "clip.mp4", "edited.png"]
 
 
 def one_frame(_: Path) -> None:
@@ -474,11 +475,12 @@ def test_our_own_faults_are_one_line_and_exit_code_1(job: Path, run, monkeypatch
     assert json.loads(run(*EDIT, "--json")[1])["kind"] == "ZeroDivisionError"
 
 
-def test_a_fault_amid_the_frames_leaves_nothing(job: Path, run, monkeypatch) -> None:
+@pytest.mark.parametrize("stage", ["track", "paint"])  # each in a thread of its own
+def test_a_fault_amid_the_frames_leaves_nothing(job: Path, run, monkeypatch, stage: str) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("anyv2v.flow.FlowCarrier.__call__", fail)
+    monkeypatch.setattr(f"anyv2v.flow.FlowCarrier.{stage}", fail)
     code, _, err = run(*EDIT)
     assert (code, "ZeroDivisionError: oh" in err) == (1, True)
     assert sorted(path.name for path in job.iterdir()) == ["clip.mp4", "edited.png"]
