@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -246,7 +247,8 @@ def test_every_option_of_the_method_has_its_flag(job: Path, run, diffusion) -> N
 def test_an_interrupt_is_one_line_and_leaves_nothing(job: Path, diffusion) -> None:
     words = [*EDIT, *diffusion[:4], "--steps", 900, "--inversion-steps", 900, "--save-frame", "begun.png"]
     command = [sys.executable, "-m", "anyv2v", *map(str, words)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which what runs the tests may ignore
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while process.poll() is None and not (job / "begun.png").exists():
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
