@@ -422,7 +422,8 @@ _SAME = {f.name for f in fields(JobFacts)} & {f.name for f in fields(Job)}
 
 def _meanings() -> dict[str, str]:
     """What the command line says of each option."""
-    known = flags.INVERSION | flags.SAMPLING | flags.WORDS | flags.SPAN | {"restore": flags.Restore}
+    own = {"restore": flags.Restore, "overlap": flags.Overlap}
+    known = flags.INVERSION | flags.SAMPLING | flags.WORDS | flags.SPAN | own
     return {name: get_args(flag)[1].help for name, flag in known.items()}
 
 
