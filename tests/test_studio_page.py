@@ -308,7 +308,7 @@ def test_diffusion_with_a_preview_and_one_that_is_cancelled(artist: Artist) -> N
     page.wait_for_selector(".note:has-text('Cancelled')")
     artist.shoot("cancelled")
     page.locator(".card:first-child .remove").click()
-    page.wait_for_function("!document.querySelector('.card').textContent.includes('nobody waits')")
+    page.wait_for_selector(".card:first-child :text('a red texture')")
 
     page.locator(".card:first-child .again").click()
     expect = pytest.importorskip("playwright.sync_api").expect

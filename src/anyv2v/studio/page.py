@@ -210,9 +210,11 @@ class _Page:
             after = turn.now(trouble=_sentence(error))
         if isinstance(after, Work):
             return self._shown(after, turn.form)
-        values = after[1].values
-        filled = dict(zip(self._fields, values, strict=True))
-        return filled | {self.kept: values} | self._shown(*after)
+        now, before = after[1].values, turn.form.values
+        fields = zip(self._fields, now, before, strict=True)
+        # What is as it was stays untouched: a person may be typing there by now. A new tab has nothing yet.
+        filled = {field: value for field, value, old in fields if event is None or value != old}
+        return filled | {self.kept: now} | self._shown(*after)
 
     # ---- what a person does
 
