@@ -526,7 +526,7 @@ SMALL = ("--size", "64x64", "--frames", "3")
 def test_the_paper_s_seine_from_a_kept_inversion(job: Path, run) -> None:
     """A stochastic sampler reads other levels than it visits, and starts from one more."""
     words = ["--model", Golden("seine").checkpoint, "--recipe", "paper", "--steps", "5", *SMALL]
-    assert run(*INVERT, *words, "--inversion-steps", "500")[0] == 0
+    assert run(*INVERT, *words, "--inversion-steps", "250")[0] == 0
     words += ["--trajectory", "kept.safetensors"]
     assert run(*EDIT, *words, "--dry-run")[0] == 0
     assert run(*EDIT, *words)[0] == 0
