@@ -23,7 +23,7 @@ TEN = Options(steps=10, inversion_steps=10, tau_conv=0.3, skip=1, deep_every=3, 
         ({"deep_every": 1}, "c" * 10),
         ({"deep_every": 100}, "ccc" + "krrrrrr"),
         ({"tau_conv": 1.0}, "c" * 10),
-        ({"tau_conv": 0.0}, "r" + "krrkrrkrr"),  # the first is skipped
+        ({"tau_conv": 0.0}, "c" + "krrkrrkrr"),  # the first is skipped
         ({"guidance_until": 0.5}, "ccc" + "krkkrrk"),  # fewer rows from the fifth on
     ],
 )

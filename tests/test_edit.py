@@ -94,3 +94,16 @@ def test_an_inversion_is_known_by_all_that_it_depends_on(
     assert known != identity(i2vgen_xl, None, video, replace(QUICK, **change))
     assert known != identity(i2vgen_xl, None, replace(video, fps=Fraction(8)), QUICK)
     assert known != identity(i2vgen_xl, None, replace(video, frames=255 - video.frames), QUICK)
+
+
+def test_features_that_a_failed_edit_left_behind_are_not_injected(video: Video, i2vgen_xl: Backbone) -> None:
+    def edit() -> np.ndarray:
+        options = replace(QUICK, tau_temporal=1.0)
+        return anyv2v.edit(video, 255 - video.frames[0], backbone=i2vgen_xl, options=options).frames
+
+    clean, bank = edit(), i2vgen_xl.bank
+    with bank.recording(bank.taps):
+        spec = replace(i2vgen_xl.spec, frames=3)
+        told = i2vgen_xl.condition(255 - video.frames[0], "", spec)
+        i2vgen_xl.denoise(1 + 0 * told.tensors["image_latents"], 1, told)
+    assert np.array_equal(edit(), clean)

@@ -85,8 +85,8 @@ def mode_at(step: int, plan: InjectionPlan, options: Options) -> Mode:
     Where features are injected they have to be computed; after that every ``deep_every``-th time, and when
     guidance ends, as the batch gets fewer rows.
     """
-    if options.deep_every == 1 or plan.active(step):
+    first = max(options.skip, *(plan.until[tap.kind] for tap in plan.taps), 0)
+    if options.deep_every == 1 or step < first:
         return "compute"
-    first = max((step for step in range(options.steps) if plan.active(step)), default=options.skip - 1) + 1
-    fresh = (step - max(first, options.skip)) % options.deep_every == 0
+    fresh = (step - first) % options.deep_every == 0
     return "keep" if fresh or step == options.guided_steps else "reuse"

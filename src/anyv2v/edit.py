@@ -156,16 +156,18 @@ def propagate(
         t, s, taps = grid[step], grid[step + 1], plan.active(step)
         level = source_level(backbone, t, options)
         told = edit_condition if step < options.guided_steps else edit_condition[-1:]
+        deep = backbone.deep.mode(mode_at(step, plan, options))
         if options.source_branch == "always":
-            with bank.pairing(taps, groups=1 + len(told)), backbone.deep.mode(mode_at(step, plan, options)):
+            with bank.pairing(taps, groups=1 + len(told)), deep:
                 out = _denoise_together(backbone, source.at(level), z, t, source_condition, told)
         else:
-            if taps and options.source_branch == "recorded":
-                bank.give(recorded(level))
-            if taps and not bank.features():
+            held = recorded(level) if taps and options.source_branch == "recorded" else {}
+            if held:
+                bank.give(held)
+            elif taps:
                 with bank.recording(taps):
                     backbone.denoise(source.at(level), level, source_condition)
-            with bank.injecting(taps), backbone.deep.mode(mode_at(step, plan, options)):
+            with bank.injecting(taps), deep:
                 out = backbone.denoise(_branches(z, len(told)), t, told)
         fresh = draw(z) if sampler.stochastic else None
         z = laid(sampler.step(backbone.guide(out, options), z, t, s, fresh), s)
