@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage import data
 
-from anyv2v import Clip, cli, write, write_image
+from anyv2v import Clip, write, write_image
 from anyv2v.errors import OptionError
 from anyv2v.evaluation.cells import plans, run_cells
 from anyv2v.evaluation.judges import Judges
@@ -129,46 +130,39 @@ def test_methods_are_backbones_and_their_variants(tmp_path) -> None:
         plans(["seine"], ["none.yaml"])
 
 
-# -- two methods over three entries of real footage, from the command line
+# -- two methods over three entries, from the command line
 
 
-def footage(folder: Path) -> list[str]:
-    """Three clips: filmed ones where they are at hand, else a camera that pans over photographs."""
-    names = ["couple", "man-walking", "old-man-exercising"]
-    for name, photo in zip(names, ("astronaut", "coffee", "cat"), strict=True):
-        if (filmed := MEDIA / f"{name}.mp4").exists():
-            shutil.copy(filmed, folder)
-            continue
-        import skimage.data
-
-        wide = getattr(skimage.data, photo)()[::2, ::2]
-        write(folder / f"{name}.mp4", [wide[10:138, 2 * k : 2 * k + 128] for k in range(16)], 8)
-    return names
+CLIPS = {"couple": "prompt", "man-walking": "style", "old-man-exercising": "style"}
 
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch) -> Path:
+    """Three clips of a camera that pans over photographs."""
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "dusk.png", (scene(1)[0] * [1.0, 0.7, 0.4]).astype(np.uint8))
+    for name, photo in zip(CLIPS, (data.astronaut, data.coffee, data.cat), strict=True):
+        wide = photo()[::2, ::2]
+        write(tmp_path / f"{name}.mp4", [wide[10:138, 2 * k : 2 * k + 128] for k in range(16)], 8)
     same = {"editor": "color", "reference": "dusk.png", "prompt": "dusk", "size": "64x64"}
-    tasks = dict(zip(footage(tmp_path), ("prompt", "style", "style"), strict=True))
-    lines = [{"task": task, "clip": f"{name}.mp4", **same} for name, task in tasks.items()]
+    lines = [{"task": task, "clip": f"{name}.mp4", **same} for name, task in CLIPS.items()]
     return manifest(tmp_path, "\n".join(map(json.dumps, lines)))
 
 
-def run(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["anyv2v", *words])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    said = capsys.readouterr()
-    return int(end.value.code or 0), said.out, said.err
+@pytest.fixture
+def filmed(dataset) -> Path:
+    """The same three of real footage, where that is at hand."""
+    for name in CLIPS:
+        if (clip := MEDIA / f"{name}.mp4").exists():
+            shutil.copy(clip, dataset.parent)
+    return dataset
 
 
 def times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*/*.mp4")}
 
 
-def test_from_a_manifest_to_the_page(dataset, tiny: str, monkeypatch, capsys) -> None:
+def test_from_a_manifest_to_the_page(filmed, tiny: str, run) -> None:
     words = ["eval", "run", "m.jsonl", "-o", "results", "--backbones", "flow,i2vgen-xl", "--model", tiny]
     words += ["--steps", "2", "--inversion-steps", "2"]
     killed = subprocess.Popen([sys.executable, "-m", "anyv2v", *words], stderr=subprocess.DEVNULL)
@@ -182,7 +176,7 @@ def test_from_a_manifest_to_the_page(dataset, tiny: str, monkeypatch, capsys) ->
     assert done in before
     assert len(before) < 6
 
-    code, out, err = run(monkeypatch, capsys, *words)
+    code, out, err = run(*words)
     assert (code, err) == (0, "")
     assert re.fullmatch(r"\d made, [1-5] kept, 0 failed\n", out)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -194,7 +188,7 @@ def test_from_a_manifest_to_the_page(dataset, tiny: str, monkeypatch, capsys) ->
     Path("results/theirs").mkdir()
     write("results/theirs/couple.mp4", Clip("results/inputs/couple.mp4"), 8)
     metrics = "warping_error,sharpness,clip_image"
-    code, out, err = run(monkeypatch, capsys, "eval", "score", "results", "--metrics", metrics)
+    code, out, err = run("eval", "score", "results", "--metrics", metrics)
     assert (code, out) == (0, "results/scores.json\n"), err
     scores = read_scores(Path("results"))
     assert len(scores) == 7
@@ -202,11 +196,11 @@ def test_from_a_manifest_to_the_page(dataset, tiny: str, monkeypatch, capsys) ->
     assert next(s for s in scores if s.method == "theirs").metrics["warping_error"] >= 0
 
     shown = ["--metrics", "warping_error,clip_image", "--format", "markdown"]
-    code, out, _ = run(monkeypatch, capsys, "eval", "table", "results", *shown)
+    code, out, _ = run("eval", "table", "results", *shown)
     assert code == 0
     assert "Reference-based style transfer, 2 clips" in out
     assert re.search(r"\| theirs \| .* \| n/a \|", out)
-    code, out, err = run(monkeypatch, capsys, "eval", "report", "results")
+    code, out, err = run("eval", "report", "results")
     assert (code, out) == (0, "results/report.html\n"), err
     page = Path("results/report.html").read_text()
     assert page.count("<video") == 3 + 7
@@ -214,14 +208,14 @@ def test_from_a_manifest_to_the_page(dataset, tiny: str, monkeypatch, capsys) ->
     assert len(page) < 5e6
 
 
-def test_a_failed_cell_is_told_and_does_not_stop_the_others(dataset, monkeypatch, capsys) -> None:
+def test_a_failed_cell_is_told_and_does_not_stop_the_others(dataset, run) -> None:
     Path("couple.mp4").write_bytes(b"no film")
-    code, out, err = run(monkeypatch, capsys, "eval", "run", "m.jsonl", "-o", "results")
+    code, out, err = run("eval", "run", "m.jsonl", "-o", "results")
     assert code == 1
     assert out == "2 made, 0 kept, 1 failed\n"
     assert err.startswith("anyv2v: flow, couple: ")
     shutil.copy("man-walking.mp4", "couple.mp4")
-    code, out, _ = run(monkeypatch, capsys, "eval", "run", "m.jsonl", "-o", "results")
+    code, out, _ = run("eval", "run", "m.jsonl", "-o", "results")
     assert (code, out) == (0, "1 made, 2 kept, 0 failed\n")
 
 

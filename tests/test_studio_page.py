@@ -172,6 +172,7 @@ class Artist:
 def artist(browser: Any, studio: Studio, request: pytest.FixtureRequest) -> Iterator[Artist]:
     artist = Artist(browser, studio, request.param)
     yield artist
+    print(*artist.troubles, (studio.folder / "log").read_text(), sep="\n")  # shown if the test failed
     artist.page.close()
 
 
@@ -219,6 +220,7 @@ def test_an_editor_with_a_reference_and_a_painted_mask(artist: Artist) -> None:
     page.get_by_text("Edit it here").click()
     page.wait_for_selector("text=color needs a reference")
     artist.bring("edited.png", "#inspector")
+    page.wait_for_selector("#inspector .kept")  # which moves what is below it
     artist.click("Paint a mask")
     page.wait_for_selector(".mask canvas")
     box = page.locator(".mask canvas").bounding_box()
@@ -324,7 +326,7 @@ def test_diffusion_with_a_preview_and_one_that_is_cancelled(artist: Artist) -> N
 def test_a_job_outlives_the_server(artist: Artist) -> None:
     page, studio = artist.page, artist.studio
     artist.begin()
-    artist.run("tiny", "a texture that is made in two goes", steps=50)
+    artist.run("tiny", "a texture that is made in two goes", steps=25)
     page.wait_for_selector(".note progress[value]")
     studio.close()
     page.wait_for_selector(".lost")

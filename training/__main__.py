@@ -99,7 +99,7 @@ def train_net(recipe: Recipe, out: Path, device: torch.device) -> None:
             schedule,
             recipe.frames,
         )
-        decibels = pictures.generated(backbone, out / "net" / "sample.png")
+        decibels = pictures.generated(backbone, out / "net" / "sample.png", recipe.sample_steps)
         pictures.curve(out / "net", "net: mean squared error of the velocity")
         print(f"net: {decibels:.2f} dB from a first frame and noise, on clips not seen")
 

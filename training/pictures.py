@@ -58,7 +58,7 @@ def given_back(vae: nn.Module, recipe: Recipe, path: Path) -> float:
     return float((20 * torch.log10(255 / torch.cat(errors))).mean())
 
 
-def generated(backbone: I2VGenXL, path: Path, steps: int = 25) -> float:
+def generated(backbone: I2VGenXL, path: Path, steps: int) -> float:
     """Clips above what the net makes of their first frame and noise; its PSNR on them in dB."""
     rows, errors = [], []
     options = Options(steps=steps, guidance=1, skip=0, tau_conv=0, tau_spatial=0, tau_temporal=0)

@@ -26,6 +26,7 @@ class Recipe:
         rate: The net's learning rate once it is warm.
         workers: Processes that render clips.
         save_minutes: How often a checkpoint and a picture are written.
+        sample_steps: Steps in which the clips of the picture are made.
     """
 
     side: int
@@ -41,6 +42,7 @@ class Recipe:
     rate: float = 6e-4
     workers: int = 1
     save_minutes: float = 5.0
+    sample_steps: int = 25
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -68,6 +70,7 @@ RECIPES: Mapping[str, Recipe] = {
         batch=2,
         workers=0,
         save_minutes=0.01,
+        sample_steps=2,
     ),
 }
 """Two cores in an afternoon; one GPU in half an hour; and a test that all of it runs."""

@@ -208,8 +208,8 @@ def _halves(backbone: Backbone) -> Iterator[nn.Module]:
 
 
 def _weights(part: nn.Module) -> int:
-    """Bytes of its weights that are on the meta device."""
-    return _bytes((*part.parameters(), *part.buffers()))
+    """Bytes of its weights, wherever they are."""
+    return sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers()))
 
 
 def _sizes(trajectory: Trajectory) -> tuple[int, int, int]:
@@ -229,11 +229,13 @@ class _Stages:
     def __init__(self, meter: Meter, parts: Sequence[nn.Module]) -> None:
         self.peaks: dict[str, int] = {}
         self.weights: dict[str, int] = {}
-        self._meter, self._parts = meter, parts
+        self._meter, self._parts = meter, {part: _weights(part) for part in parts}
 
     def __call__(self, step: Step) -> None:
         self.peaks[step.stage] = max(self.peaks.get(step.stage, 0), self._meter.peak)
-        self.weights[step.stage] = sum(map(_weights, self._parts))
+        self.weights[step.stage] = sum(
+            size for part, size in self._parts.items() if next(part.parameters()).is_meta
+        )
         self._meter.peak = self._meter.now
 
 
