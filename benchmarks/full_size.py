@@ -33,6 +33,7 @@ from anyv2v.carry import invert_video
 from anyv2v.compiling import compile_regions
 from anyv2v.fitting import cost
 from anyv2v.footprint import Footprint, rehearse
+from anyv2v.host import gpu
 from anyv2v.progress import Step
 from anyv2v.schedule import DDIM
 from anyv2v.source import of_use
@@ -250,12 +251,12 @@ class Bench:
                 found[step.stage] += now - last
                 last = now
 
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        memory = gpu(backbone.device)
+        if memory:
+            memory.begin()
         made = of_use(invert_video(backbone, video, options, on_step=lap), backbone, options)
         diffuse(backbone, video, video.frames[0], "", options, trajectory=made, on_step=lap)
-        most = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
-        return dict(found), most
+        return dict(found), memory.most if memory else 0
 
 
 @contextmanager

@@ -45,6 +45,7 @@ from anyv2v.evaluation.metrics import psnr, warping_error
 from anyv2v.evaluation.propagation import Case, rendered_cases
 from anyv2v.fitting import window_for
 from anyv2v.flow import Flow
+from anyv2v.host import gpu
 from anyv2v.job import EditJob
 from anyv2v.run import run_edit
 from anyv2v.windows import Seam, windows
@@ -228,7 +229,7 @@ class Meter:
 
 def peak_bytes() -> int:
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+        return gpu(torch.device("cuda:0")).most
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

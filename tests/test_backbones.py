@@ -32,8 +32,17 @@ def test_auto_is_flow_without_weights_and_says_how_to_get_them(monkeypatch) -> N
 def test_auto_is_the_diffusion_model_with_both(monkeypatch, tiny: str) -> None:
     monkeypatch.setattr("anyv2v.backbones.cuda_devices", lambda: 1)
     monkeypatch.setattr("anyv2v.backbones.checkpoint.find", lambda _entry, _model: Path(tiny))
+    monkeypatch.setattr("anyv2v.backbones.sees_gpu", lambda: True)
     choice = choose()
     assert (choice.entry.name, choice.checkpoint, choice.reason) == ("i2vgen-xl", Path(tiny), None)
+
+
+def test_auto_is_flow_where_torch_cannot_use_the_gpu(monkeypatch, tiny: str) -> None:
+    monkeypatch.setattr("anyv2v.backbones.cuda_devices", lambda: 1)
+    monkeypatch.setattr("anyv2v.backbones.checkpoint.find", lambda _entry, _model: Path(tiny))
+    choice = choose()
+    assert choice.entry.name == "flow"
+    assert "built for the CPU" in str(choice.reason)
 
 
 def test_auto_knows_a_checkpoint_by_its_class(tiny: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from anyv2v import Clip, Options, Size, Trajectory, Video, read_image
@@ -129,6 +130,12 @@ def test_what_was_read_lies_in_memory_as_what_was_made(tmp_path, length: int) ->
     assert trajectory.at(7).data_ptr() % 64 == 0
 
 
+def test_an_inversion_may_be_read_by_whoever_may_read_any_file(tmp_path) -> None:
+    save_trajectory(tmp_path / "kept", Trajectory({7: torch.ones(3)}), {}, 1, overwrite=False)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "kept").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_other_edits_of_the_clip_share_the_inversion(edit: Edit, calls) -> None:
     edit("first")
     other = replace(QUICK, skip=0, guidance=2.0, tau_conv=1.0, source_frame="edited")
@@ -224,11 +231,14 @@ def test_a_wrong_limit_is_but_a_notice_of_an_edit(edit: Edit, monkeypatch) -> No
 
 
 def test_a_folder_that_may_only_be_read_still_serves(edit: Edit, monkeypatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
+    def refuse_to_save(*_: object, **__: object) -> None:
+        raise SafetensorError(os.strerror(errno.EROFS))
+
     edit("first")
-    monkeypatch.setattr(Path, "write_bytes", refuse)  # as root no folder is read-only
+    monkeypatch.setattr("safetensors.torch.save_file", refuse_to_save)  # as root no folder is read-only
     monkeypatch.setattr(os, "utime", refuse)
     assert facts(edit("second"))["inversion_from"] == "cache"
     other = edit("third", options=replace(QUICK, inversion_prompt="a cat"))

@@ -70,6 +70,20 @@ def test_a_mode_ends_when_the_net_fails(net: Net) -> None:
         net(torch.randn(2, 7))
     assert torch.isfinite(net(torch.randn(2, 3))).all()
     assert bank.features() == {}
+    with bank.recording([DOUBLE]):
+        net(torch.randn(2, 3))
+    with pytest.raises(RuntimeError, match="shapes"), bank.injecting([DOUBLE]):
+        net(torch.randn(2, 7))
+    assert bank.features() == {}
+
+
+def test_features_of_another_precision_are_injected_in_the_net_s(net: Net) -> None:
+    bank = FeatureBank(net, [DOUBLE])
+    with bank.recording([DOUBLE]):
+        net(torch.randn(2, 3))
+    bank.give({path: feature.half() for path, feature in bank.take().items()})
+    with bank.injecting([DOUBLE]):
+        assert net(torch.randn(2, 3)).dtype == torch.float32
 
 
 def test_a_path_that_matches_nothing_is_an_error(net: Net) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,19 +15,13 @@ from anyv2v import Options, Size, invert, load_backbone, propagate, recipe
 from anyv2v.backbones.chunking import spare
 from anyv2v.backbones.protocol import Backbone
 from anyv2v.errors import OptionError
+from anyv2v.fitting import recorded_taps
 from anyv2v.footprint import metering
-from anyv2v.host import Fetch, Shelf, memory_limit, place, standing_in
+from anyv2v.host import Cuda, Fetch, Shelf, memory_limit, standing_in
 from benchmarks.full_size import i2vgen_xl as published
 from test_contract import checkpoint
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("device", "host", "found"), [(10, 0, "device"), (9, 10, "host"), (9, 9, "recompute"), (-5, 10, "host")]
-)
-def test_features_wait_at_the_nearest_place_with_room(device: int, host: int, found: str) -> None:
-    assert place(10, device, host) == found
 
 
 @dataclass
@@ -36,6 +31,8 @@ class Pretended:
     limit: float
     now: int = 0
     peak: int = 0
+
+    def forget(self) -> None: ...
 
 
 def edit(backbone: Backbone, options: Options) -> Tensor:
@@ -67,11 +64,37 @@ def test_where_features_wait_changes_nothing(
 
 
 def test_the_host_fills_up_and_then_nothing_is_kept(i2vgen_xl: Backbone, monkeypatch) -> None:
-    monkeypatch.setattr("anyv2v.host._host_memory", lambda: 2 * 400)
+    """What is pinned takes a power of two."""
+    monkeypatch.setattr("anyv2v.host._host_memory", lambda: 2 * 512)
     with standing_in(Pretended(limit=0)):
         shelf = Shelf(i2vgen_xl, rows=2)
         kept = [bool(shelf.put({"q": torch.zeros(50)})) for _ in range(3)]
     assert kept == [True, True, False]
+
+
+def test_a_level_takes_its_place_once_however_often_it_is_asked_for(i2vgen_xl: Backbone, monkeypatch) -> None:
+    put: list[int] = []
+
+    def count(_shelf: Shelf, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        put.append(len(features))
+        return features
+
+    monkeypatch.setattr(Shelf, "put", count)
+    edit(i2vgen_xl, replace(OPTIONS, inversion="fixed-point", inversion_iterations=2))
+    assert len(put) == len(recorded_taps(i2vgen_xl, OPTIONS))
+
+
+def test_the_most_is_held_in_mind_when_the_peak_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a GPU that is not there; whose own counter knows one peak alone."""
+    peak = iter([5, 5, 3, 3, 8])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: next(peak))
+    memory = Cuda(torch.device("cuda"))
+    memory.forget()
+    assert memory.most == 5
+    assert memory.most == 5
+    memory.begin()
+    assert memory.most == 8
 
 
 def test_the_device_keeps_room_for_the_work(i2vgen_xl: Backbone) -> None:

@@ -47,6 +47,9 @@ class DeepCache:
         self._set(mode)
         try:
             yield
+        except BaseException:
+            self.clear()
+            raise
         finally:
             self._set("compute")
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import Any
 
-from anyv2v.backbones import at_hand, list_backbones
+from anyv2v.backbones import BLIND, at_hand, cuda_devices, list_backbones, sees_gpu
 from anyv2v.editors import list_editors
 from anyv2v.sidecar import library_versions
 
@@ -42,6 +42,11 @@ def _memory() -> int:
 
 
 def _problems() -> list[str]:
+    blind = [BLIND] if cuda_devices() and not sees_gpu() else []
+    return blind + _torchvision()
+
+
+def _torchvision() -> list[str]:
     try:
         import torchvision  # noqa: F401
     except ModuleNotFoundError:

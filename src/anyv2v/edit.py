@@ -92,19 +92,20 @@ def invert(
     """
     wanted, shelf = recorded_taps(backbone, options), Shelf(backbone, backbone.rows(options))
     features: dict[int, Mapping[str, Tensor]] = {}
+    fresh: dict[int, Mapping[str, Tensor]] = {}
 
     def ask(z: Tensor, t: int) -> Tensor:
         if t not in wanted:
             return backbone.denoise(z, t, condition)
         with backbone.bank.recording(wanted[t]):
             out = backbone.denoise(z, t, condition)
-        # The last call at a level is nearest to what sampling will see.
-        features[t] = shelf.put(backbone.bank.take())
+        fresh[t] = backbone.bank.take()  # the last call at a level is nearest to what sampling will see
         return out
 
     latents = {backbone.schedule.grid(options.inversion_steps)[-1]: z0}
     for done, (t, z) in enumerate(walk(ask, backbone.schedule, z0, options), start=1):
         latents[t] = z
+        features |= {level: shelf.put(fresh.pop(level)) for level in list(fresh)}
         on_step(Step("invert", done, options.inversion_steps, t, z))
     shelf.settle()
     return Trajectory(latents, features)
@@ -164,6 +165,7 @@ def propagate(
             held = recorded(level) if taps and options.source_branch == "recorded" else {}
             if held:
                 bank.give(held)
+                del held  # which would live on beside those of the next step
             elif taps:
                 with bank.recording(taps):
                     backbone.denoise(source.at(level), level, source_condition)

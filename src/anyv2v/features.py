@@ -115,9 +115,11 @@ class FeatureBank:
     @contextmanager
     def injecting(self, taps: Sequence[Tap]) -> Iterator[None]:
         """Replace the features of every branch of a batch by the recorded ones, and let go of these."""
-        with self._mode("inject", taps):
-            yield
-        self.clear()
+        try:
+            with self._mode("inject", taps):
+                yield
+        finally:
+            self.clear()
 
     @contextmanager
     def pairing(self, taps: Sequence[Tap], groups: int) -> Iterator[None]:
@@ -199,9 +201,9 @@ class _Probe:
 
 
 def _spread(feature: Tensor, output: Tensor) -> Tensor:
-    """The source's feature repeated for every branch: ``[n, ...] -> [B * n, ...]``."""
+    """The source's feature, of whatever precision, for every branch: ``[n, ...] -> [B * n, ...]``."""
     branches = len(output) // len(feature)
-    return feature.expand(branches, *feature.shape).flatten(0, 1)
+    return feature.expand(branches, *feature.shape).flatten(0, 1).to(output.dtype)
 
 
 def _probes(net: nn.Module, tap: Tap) -> tuple[_Probe, ...]:

@@ -101,6 +101,9 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.passing(args[0].nbytes + out.nbytes)
         return out
 
+    def forget(self) -> None:
+        """Nothing: in a rehearsal the peak begins anew at every step (``_Stages``)."""
+
     def passing(self, size: int) -> None:
         """Count bytes that are held for a moment."""
         self.peak = max(self.peak, self.now + size)

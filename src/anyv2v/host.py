@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from anyv2v.errors import OptionError
 
@@ -21,20 +22,12 @@ if TYPE_CHECKING:
 
     from anyv2v.backbones.protocol import Backbone
 
-__all__ = ["LOW_MEMORY", "Fetch", "Memory", "Place", "Shelf", "memory_of", "pinned", "place", "standing_in"]
+__all__ = ["LOW_MEMORY", "Fetch", "Memory", "Shelf", "gpu", "memory_of", "pinned", "standing_in"]
 
 Features = Mapping[str, "Tensor"]
-Place = Literal["device", "host", "recompute"]
 
 LOW_MEMORY = 6e9
 """Bytes that an edit in low-memory mode is meant to hold on its device at most."""
-
-
-def place(size: int, device: float, host: float) -> Place:
-    """Where features of ``size`` bytes wait, given the bytes that are free; else they are made again."""
-    if size <= device:
-        return "device"
-    return "host" if size <= host else "recompute"
 
 
 class Memory(Protocol):
@@ -42,7 +35,7 @@ class Memory(Protocol):
 
     Attributes:
         now: What is held.
-        peak: The most that was held.
+        peak: The most that was held since it was last forgotten.
         limit: What may be held.
     """
 
@@ -52,6 +45,7 @@ class Memory(Protocol):
     def peak(self) -> int: ...
     @property
     def limit(self) -> float: ...
+    def forget(self) -> None: ...
 
 
 class Cuda:
@@ -59,6 +53,7 @@ class Cuda:
 
     def __init__(self, device: device) -> None:
         self._device = device
+        self._before = 0  # the most that was held before the peak was last forgotten
 
     @property
     def now(self) -> int:
@@ -72,6 +67,22 @@ class Cuda:
 
         return torch.cuda.max_memory_allocated(self._device)
 
+    def forget(self) -> None:
+        import torch
+
+        self._before = self.most
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    @property
+    def most(self) -> int:
+        """The most that was held since ``begin``."""
+        return max(self._before, self.peak)
+
+    def begin(self) -> None:
+        """Forget the peak, and what was held before."""
+        self.forget()
+        self._before = 0
+
     @property
     def limit(self) -> float:
         import torch
@@ -81,7 +92,9 @@ class Cuda:
 
 
 def memory_limit() -> float:
-    """How many bytes an edit may hold on a GPU: ``ANYV2V_MEMORY_LIMIT`` in GB, else all there are.
+    """How many bytes of a GPU to fill with recorded features, beside what the model and its work need there.
+
+    That is ``ANYV2V_MEMORY_LIMIT`` in GB for all together, else all there are.
 
     Raises:
         OptionError: The variable holds something else than a number above 0.
@@ -106,9 +119,15 @@ def standing_in(memory: Memory) -> Iterator[None]:
         _standing_in.reset(token)
 
 
+@cache
+def gpu(device: device) -> Cuda | None:
+    """The memory of a GPU; nothing for another device."""
+    return Cuda(device) if device.type == "cuda" else None
+
+
 def memory_of(device: device) -> Memory | None:
     """The memory of a device; nothing if it is the host's."""
-    return _standing_in.get() or (Cuda(device) if device.type == "cuda" else None)
+    return _standing_in.get() or gpu(device)
 
 
 class Shelf:
@@ -116,38 +135,37 @@ class Shelf:
 
     Args:
         backbone: Whose they are, and whose device is to have room for its work.
-        rows: Of the largest batch that the net will see; so far it saw one.
+        rows: Of the largest batch that the net will see; from here on, so far, it sees one.
     """
 
     def __init__(self, backbone: Backbone, rows: int) -> None:
         self._device, self._rows = backbone.device, rows
-        self._memory = memory_of(backbone.device)
-        self._limit = LOW_MEMORY if backbone.low_memory else float("inf")
         self._host = _host_memory() / 2
+        self._memory = memory_of(backbone.device)
+        if self._memory is not None:
+            self._memory.forget()
+            self._limit = min(LOW_MEMORY if backbone.low_memory else float("inf"), self._memory.limit)
 
     def put(self, features: Features) -> Features:
         """The same features, on the device or in the host's memory; none of them if neither has room."""
         if self._memory is None:
             return features
-        size = sum(feature.nbytes for feature in features.values())
-        match place(size, self._room(size), self._host):
-            case "device":
-                return features
-            case "host":
-                self._host -= size
-                return {path: _sent(feature) for path, feature in features.items()}
-            case "recompute":
-                return {}
+        if self._has_room(sum(feature.nbytes for feature in features.values())):
+            return features
+        taken = sum(map(_pinned_bytes, features.values()))
+        if taken > self._host:
+            return {}
+        self._host -= taken
+        return {path: _sent(feature) for path, feature in features.items()}
 
-    def _room(self, size: int) -> float:
-        """Beside what the net will hold in passing, and two levels on their way back.
+    def _has_room(self, size: int) -> bool:
+        """Whether the device has, beside what the net will hold in passing, and two levels on their way back.
 
         These may be twice as large, as noisier levels, which come later, have more kinds.
         """
         assert self._memory is not None
         before = self._memory.now - size
-        working = self._rows * (self._memory.peak - before) + 4 * size
-        return min(self._limit, self._memory.limit) - before - working
+        return before + size + self._rows * (self._memory.peak - before) + 4 * size <= self._limit
 
     def settle(self) -> None:
         """Wait until all copies are made."""
@@ -233,5 +251,14 @@ def _stream(index: int) -> Stream:
     return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
 
 
+def _pinned_bytes(feature: Tensor) -> int:
+    """PyTorch rounds what it pins up to a power of two."""
+    return 1 << (feature.nbytes - 1).bit_length()
+
+
 def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of the machine's memory, or of the part that its container may have."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        whole = min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return whole

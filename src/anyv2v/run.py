@@ -22,6 +22,7 @@ from anyv2v.edit import Trajectory
 from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
 from anyv2v.fitting import check_levels, check_options, clip_spec, cost, fit_frame, window_for
 from anyv2v.flow import FlowReport
+from anyv2v.host import gpu
 from anyv2v.job import EditJob, FrameJob, InvertJob, Job, StillJob, VideoJob
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
@@ -345,7 +346,8 @@ def _flow_findings(report: FlowReport) -> dict[str, Any]:
 def _by_diffusion(
     job: EditJob, checkpoint: Path, backbone: Backbone, first_frame: Frame, watch: Stopwatch
 ) -> Rendering:
-    _watch_peak(backbone)
+    if memory := gpu(backbone.device):
+        memory.begin()
     spec, clip, sources = spec_for(job, backbone), span_for(job, backbone.spec), list[Inversion]()
 
     def inverted(video: Video, on_step: OnStep) -> Trajectory:
@@ -379,6 +381,7 @@ def _by_diffusion(
 def _diffusion_findings(backbone: Backbone, options: Options, sources: list[Inversion]) -> dict[str, Any]:
     work = [cost(backbone, options, inverted=source.origin != "net") for source in sources]
     again = sum(len(source.trajectory.features) for source in sources)  # for want of room
+    memory = gpu(backbone.device)
     return {
         "windows": len(sources),
         "inversion_steps": sources[0].steps,
@@ -386,25 +389,8 @@ def _diffusion_findings(backbone: Backbone, options: Options, sources: list[Inve
         "network_calls": sum(one.calls for one in work) + again,
         "network_rows": sum(one.rows for one in work) + again,
         "network_rows_in_all": len(sources) * cost(backbone, options).rows,
-        "peak_bytes": _peak(backbone),
+        "peak_bytes": memory.most if memory else None,
     }
-
-
-def _watch_peak(backbone: Backbone) -> None:
-    """Forget what other jobs held."""
-    if backbone.device.type == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(backbone.device)
-
-
-def _peak(backbone: Backbone) -> int | None:
-    """The most memory that was held on the GPU, in bytes; nothing without one."""
-    if backbone.device.type != "cuda":
-        return None
-    import torch
-
-    return torch.cuda.max_memory_allocated(backbone.device)
 
 
 def span_for(job: VideoJob, spec: VideoSpec) -> Clip:
@@ -513,12 +499,16 @@ class Stopwatch:
         self._on_step(step)
 
 
+FULL = "out of memory|allocate memory|ALLOC_FAILED|unable to find an engine"
+"""What is said of a full device: by CUDA, the CPU's allocator, cuBLAS and cuDNN, and cuDNN without room."""
+
+
 @contextmanager
 def memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
+        if isinstance(error, MemoryError) or re.search(FULL, str(error)):
             raise OutOfMemory(
                 "out of memory; try --low-memory, a smaller --size, a smaller --window, or --dtype float16"
             ) from error

@@ -76,12 +76,19 @@ def save_trajectory(
     Raises:
         OutputError: The file cannot be written.
     """
-    from safetensors.torch import save
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(trajectory).items()}
     metadata = {"identity": json.dumps(about), "inversion_steps": str(steps), "sha256": _sum(tensors)}
     with draft(path, overwrite=overwrite) as temporary:
-        temporary.write_bytes(save(tensors, metadata=metadata))
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # a full disk, among others
+            raise OSError(str(error)) from error
+        temporary.chmod(mode)  # it makes files that are their owner's alone
 
 
 def _tensors(trajectory: Trajectory) -> dict[str, Tensor]:
@@ -133,17 +140,15 @@ def load_trajectory(path: Path, about: Mapping[str, str], device: Any) -> tuple[
             said = file.metadata()
             found, steps, digest = json.loads(said["identity"]), int(said["inversion_steps"]), said["sha256"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            # Copies, aligned as fresh results are: of a file's own alignment some kernels round differently.
-            held = _trajectory({name: pinned(tensor, device) for name, tensor in tensors.items()})
-            latents = {level: z.to(device) for level, z in held.latents.items()}
-            trajectory = Trajectory(latents, held.features)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"{path} is not an inversion that anyv2v wrote") from error
     if differing := [key for key in about if found.get(key) != about[key]]:
         raise OptionError(f"{path} is the inversion of something else: {', '.join(differing)} differ")
     if _sum(tensors) != digest:
         raise OptionError(f"{path} is damaged; invert the clip again")
-    return trajectory, steps
+    # Copies, aligned as fresh results are: of a file's own alignment some kernels round differently.
+    held = _trajectory({name: pinned(tensor, device) for name, tensor in tensors.items()})
+    return Trajectory({level: z.to(device) for level, z in held.latents.items()}, held.features), steps
 
 
 def inversion_key(backbone: Backbone, checkpoint: Path, about: Mapping[str, str], steps: int) -> str:

@@ -338,7 +338,7 @@ def pick_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"there is no device {name!r} here") from error
+        raise OptionError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
     return torch.device(name)
 
 

@@ -276,9 +276,12 @@ def _best_here() -> Choice:
             f"how to get the paper's model: anyv2v backbones (--backbone {diffusion.name})",
         )
     try:
-        return Choice(diffusion, find(diffusion, None))
+        found = find(diffusion, None)
     except UserError as missing:
         return Choice(flow, reason=f"optical flow carries the edit: {missing}")
+    if not sees_gpu():
+        return Choice(flow, reason=f"optical flow carries the edit: {BLIND}")
+    return Choice(diffusion, found)
 
 
 def at_hand(entry: Entry) -> bool:
@@ -300,3 +303,13 @@ def cuda_devices() -> int:
     count = ctypes.c_int()
     found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
     return count.value if found else 0
+
+
+BLIND = "the installed torch cannot use the GPU: it is built for the CPU, or the driver is older than it"
+
+
+def sees_gpu() -> bool:
+    """Whether torch can use what ``cuda_devices`` counts."""
+    import torch
+
+    return torch.cuda.is_available()

@@ -23,7 +23,7 @@ PARTS = 4
 
 
 def spare(net: nn.Module, bank: FeatureBank, deep: DeepCache) -> None:
-    """Have a net work in parts from here on: rows of a batch one by one, and within its transformers."""
+    """Have a net work in parts from here on: by rows of a batch, and within diffusers' transformers."""
     for module in net.modules():
         if isinstance(module, FeedForward):
             module.forward = _in_parts(module.forward)

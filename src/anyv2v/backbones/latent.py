@@ -73,7 +73,12 @@ class LatentBackbone:
             return
         if self._visitor is not None:
             self._visitor.to("cpu")
-        self._visitor = part.to(self._visited)
+        self._visitor = None
+        try:
+            self._visitor = part.to(self._visited)
+        except RuntimeError:  # out of memory, half way
+            part.to("cpu")
+            raise
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,7 +138,7 @@ class LatentBackbone:
     def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """``[1, C, h, w] -> [H, W, 3]``."""
         self.bring(self.vae)
-        pixels = (self.vae.decode(latents).sample[0] / 2 + 0.5).clamp(0, 1) * 255
+        pixels = (self.vae.decode(latents).sample[0].float() / 2 + 0.5).clamp(0, 1) * 255
         frame: NDArray[np.uint8] = pixels.round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
         return frame
 

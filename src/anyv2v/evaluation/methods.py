@@ -17,6 +17,7 @@ from anyv2v.backbones import Carrier, list_backbones, load_backbone, recipe
 from anyv2v.carry import diffuse, invert_video
 from anyv2v.edit import Trajectory
 from anyv2v.fitting import recorded_taps
+from anyv2v.host import gpu
 from anyv2v.options import Options
 from anyv2v.store import identity
 from anyv2v.video import Size, Video
@@ -185,7 +186,7 @@ class Diffusion:
         video = Video(task.source, task.fps)
         options = replace(options, size=Size.of(task.edited_first))
         trajectory, inversion = self._inverted(video, options)
-        with _counting(self.backbone.net) as cost:
+        with _counting(self.backbone) as cost:
             frames = diffuse(
                 self.backbone, video, task.edited_first, task.prompt, options, trajectory=trajectory
             ).frames
@@ -202,25 +203,23 @@ class Diffusion:
             "recorded": str(recorded_taps(self.backbone, options)),
         }
         if self._kept is None or about != self._about:
-            with _counting(self.backbone.net) as cost:
+            with _counting(self.backbone) as cost:
                 trajectory = invert_video(self.backbone, video, options)
             self._about, self._kept = about, (trajectory, cost)
         return self._kept
 
 
 @contextmanager
-def _counting(net: Any) -> Iterator[Cost]:
+def _counting(backbone: Backbone) -> Iterator[Cost]:
     """Fills in its cost when the work is done."""
-    import torch
-
-    cost, rows = Cost(), list[int]()
-    hook = net.register_forward_pre_hook(lambda _net, args: rows.append(len(args[0])))
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    cost, rows, memory = Cost(), list[int](), gpu(backbone.device)
+    hook = backbone.net.register_forward_pre_hook(lambda _net, args: rows.append(len(args[0])))
+    if memory:
+        memory.begin()
     began = time.perf_counter()
     try:
         yield cost
     finally:
         hook.remove()
     cost.seconds, cost.network_rows = time.perf_counter() - began, sum(rows)
-    cost.peak_bytes = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    cost.peak_bytes = memory.most if memory else None

@@ -340,7 +340,7 @@ class RelativeBias(nn.Module):
         """``[heads, F, F]``: queries are rows, keys are columns."""
         time = torch.arange(frames, device=self.relative_attention_bias.weight.device)
         bias: Tensor = self.relative_attention_bias(bucket(time[:, None] - time))
-        return bias.permute(2, 0, 1)
+        return bias.permute(2, 0, 1).contiguous()  # or a GPU's fused kernels refuse it
 
 
 def bucket(lag: Tensor) -> Tensor:
