@@ -24,7 +24,7 @@ $(SETUP): pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt -e ".[dev]"
 	touch $@
 
-# cpu is a day of two cores, gpu half an hour of a large GPU; the same line again goes on where it stopped.
+# cpu is ten hours of two cores, gpu half an hour of a large GPU; the same line again goes on where it stopped.
 RECIPE ?= cpu
 train-mini: $(SETUP)
 	$(BIN)/python -m training $(RECIPE) --out out/mini

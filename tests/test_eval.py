@@ -246,6 +246,24 @@ def test_a_score_is_kept_as_long_as_all_that_it_says_is_true(dataset) -> None:
     assert again["flow", "man-walking"].metrics["warping_error"] == 1e6
 
 
+def test_a_score_goes_with_its_clip(dataset, run) -> None:
+    list(run_cells(read_manifest(dataset)[:1], plans(["flow"]), Path("results")))
+    shutil.copytree("results/flow", "results/theirs")
+    for methods in (["flow", "theirs"], ["theirs"]):
+        assert run("eval", "score", "results", "--metrics", "sharpness")[0] == 0
+        assert [one.method for one in read_scores(Path("results"))] == methods
+        shutil.rmtree("results/flow", ignore_errors=True)
+
+
+def test_clips_of_other_tools_are_scored_anew_when_their_source_changes(dataset) -> None:
+    list(run_cells(read_manifest(dataset)[:1], plans(["flow"]), Path("results")))
+    shutil.move("results/flow", "results/theirs")
+    shutil.rmtree("results/inputs")
+    first = judged()["theirs", "couple"].clip
+    shutil.copy("man-walking.mp4", "couple.mp4")
+    assert judged()["theirs", "couple"].clip != first
+
+
 def test_frames_are_paired_by_number_where_there_are_as_many(dataset) -> None:
     list(run_cells(read_manifest(dataset)[:1], plans(["flow"]), Path("results")))
     clip = Clip("results/flow/couple.mp4").read()

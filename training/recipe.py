@@ -73,4 +73,4 @@ RECIPES: Mapping[str, Recipe] = {
         sample_steps=2,
     ),
 }
-"""Two cores in an afternoon; one GPU in half an hour; and a test that all of it runs."""
+"""Two cores in ten hours; one GPU in half an hour; and a test that all of it runs."""

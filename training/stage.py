@@ -92,8 +92,8 @@ def train(
                 tell(spent)
                 losses = []
             if due:
+                publish(average.module)  # first: what is cut short here is made again
                 _save(folder, learner, optimizer, average, spent)
-                publish(average.module)
                 saved, began = spent.seconds, time.monotonic() - spent.seconds
     return spent
 

@@ -164,7 +164,7 @@ def eval_score(
     results, models = Results(folder), dict(text.split("=", 1) for text in judge or [])
     judges = Judges(device or "auto", models)
     found = score(results, judges, metrics.split(",") if metrics else None, read_scores(folder))
-    total = len(results.methods) * len(results.entries)
+    total = len(list(results.clips()))
     silent = quiet or not screen.is_terminal
     scores: list[Score] = []
     known = read_scores(folder)
@@ -172,7 +172,8 @@ def eval_score(
         scores.extend(track(found, "score", total, console=screen, disable=silent))
     finally:  # what was scored stays scored, whatever interrupts
         done = {(one.method, one.entry) for one in scores}
-        rest = [one for one in known if (one.method, one.entry) not in done]
+        there = {(method, entry.name) for method, entry, _ in results.clips()}
+        rest = [one for one in known if (one.method, one.entry) in there - done]
         path = write_scores(folder, [*scores, *rest])
     print(path)
 
@@ -208,7 +209,7 @@ def eval_report(
     overwrite: flags.Overwrite = False,
 ) -> None:
     """Write one page: tables, plots, and the clips of every entry beside each other, in step."""
-    path = output or folder / "report.html"
+    path, overwrite = output or folder / "report.html", overwrite or output is None
     _check_bench(path, overwrite=overwrite)
     from anyv2v.evaluation.page import write_page
     from anyv2v.evaluation.results import Results

@@ -205,7 +205,7 @@ def remove_jobs(
 
 @jobs.command("submit")
 @flags.taking(
-    clip=flags.Source,
+    clip=Annotated[Path | None, typer.Argument(help="The source video.", show_default=False)],
     **{
         name: flags.FIRST_STAGE[name]
         for name in ("first_frame", "editor", "instruction", "reference", "mask")

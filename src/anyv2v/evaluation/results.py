@@ -11,10 +11,11 @@ results/scores.json               what ``eval score`` found
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ class Results:
         found = (self.folder / method / f"{entry.name}{suffix}" for suffix in CLIPS)
         return next((path for path in found if path.is_file()), None)
 
+    def clips(self) -> Iterator[tuple[str, Entry, Path]]:
+        """Every edited clip that there is, with its method and its entry."""
+        for method, entry in product(self.methods, self.entries):
+            if path := self.clip(method, entry):
+                yield method, entry, path
+
     def output(self, method: str, entry: Entry) -> Path:
         """Where a method of ours puts its clip."""
         return self.folder / method / f"{entry.name}.mp4"
@@ -79,6 +86,16 @@ class Results:
     def first_frame(self, entry: Entry) -> Path:
         """The edited first frame; it may still be to be made."""
         return self.folder / INPUTS / f"{entry.name}.png"
+
+    def compared_to(self, entry: Entry) -> Path:
+        """The source that clips are compared to: as it was edited, else the entry's own."""
+        made = self.source(entry)
+        return made if made.is_file() else Path(str(entry.settings["clip"]))
+
+    def wanted(self, entry: Entry) -> Path | None:
+        """The edited first frame that clips are to begin with, if it is at hand."""
+        found = (self.first_frame(entry), Path(str(entry.settings.get("first_frame", ""))))
+        return next((path for path in found if path.is_file()), None)
 
     def reference(self, entry: Entry) -> Path | None:
         """The picture of the style, subject or face that was wanted, if the entry has one."""
@@ -109,10 +126,11 @@ class Results:
         Raises:
             VideoError: The source cannot be read.
         """
-        start = 0.0 if self.source(entry).is_file() else float(entry.settings.get("start", 0.0))
-        path = self.source(entry) if self.source(entry).is_file() else Path(str(entry.settings["clip"]))
+        path = self.compared_to(entry)
+        own = path != self.source(entry)
+        start = float(entry.settings.get("start", 0.0)) if own else 0.0
         clip = Clip(path, start=start)
-        if path != self.source(entry) or clip.expected != len(edited):
+        if own or clip.expected != len(edited):
             clip = Clip(path, start=start, fps=edited.fps)
         fit = Fit(clip.size, edited.size, entry.settings.get("fit", "crop"))
         frames = [fit.apply(frame) for frame in islice(clip, len(edited))]
@@ -129,8 +147,7 @@ class Results:
 
     def edited_first(self, entry: Entry, size: Size) -> Frame | None:
         """The edited first frame at this size, if it is at hand."""
-        for path in (self.first_frame(entry), Path(str(entry.settings.get("first_frame", "")))):
-            if path.is_file():
-                frame = read_image(path)
-                return Fit(Size.of(frame), size, entry.settings.get("fit", "crop")).apply(frame)
+        if path := self.wanted(entry):
+            frame = read_image(path)
+            return Fit(Size.of(frame), size, entry.settings.get("fit", "crop")).apply(frame)
         return None

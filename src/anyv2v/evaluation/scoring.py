@@ -72,17 +72,17 @@ def score(
     if unknown := [name for name in names if name not in METRICS]:
         raise OptionError(f"no metric {unknown[0]!r}; there are {', '.join(METRICS)}")
     earlier = {(old.method, old.entry, old.clip): old for old in known}
-    for method in results.methods:
-        for entry in results.entries:
-            if path := results.clip(method, entry):
-                seen = _digest(results, entry, path, judges)
-                new = Score(method, entry.name, entry.task, seen, {}, {})
-                yield _completed(earlier.get((method, entry.name, seen), new), results, entry, judges, names)
+    for method, entry, path in results.clips():
+        seen = _digest(results, entry, path, judges)
+        new = Score(method, entry.name, entry.task, seen, {}, {})
+        yield _completed(earlier.get((method, entry.name, seen), new), results, entry, judges, names)
 
 
 def _digest(results: Results, entry: Entry, clip: Path, judges: Judges) -> str:
     """A hash of a clip, of what it is compared to, and of who compares."""
-    files = {"clip": clip, "source": results.source(entry), "first frame": results.first_frame(entry)}
+    files = {"clip": clip, "source": results.compared_to(entry)}
+    if first_frame := results.wanted(entry):
+        files["first frame"] = first_frame
     if mask := entry.settings.get("mask"):
         files["mask"] = Path(mask)
     said = {name: sha256([file]) for name, file in files.items() if file.is_file()}
