@@ -197,6 +197,11 @@ def test_a_clip_and_its_edited_first_frame(artist: Artist) -> None:
     with page.expect_response("**/frame?start=0.125*"):
         page.keyboard.press("ArrowRight")
     assert page.inner_text(".said") == "0.13 – 1.50 s · 11 frames"
+    handle.press("ArrowRight")
+    page.wait_for_timeout(260)
+    handle.press("ArrowLeft")  # when the span before is told, and not yet answered
+    page.wait_for_timeout(1000)
+    assert page.inner_text(".said") == "0.13 – 1.50 s · 11 frames"
     link = page.get_by_role("link", name="Download the first frame")
     assert "128 × 64 PNG" in link.inner_text()
     frame = read_image(artist.save("a:has-text('Download the first frame')", "first.png"))
@@ -231,6 +236,10 @@ def test_an_editor_with_a_reference_and_a_painted_mask(artist: Artist) -> None:
     artist.shoot("mask")
     artist.click("Use this mask")
     page.wait_for_selector("text=Remove the mask")
+    artist.click("Paint the mask anew")
+    page.wait_for_selector(".mask canvas")
+    assert page.get_by_role("button", name="Undo").is_disabled()  # nothing is painted yet
+    artist.click("Leave")
     artist.click("Edit the frame")
     page.wait_for_selector(".screen[data-side=left]")
     artist.shoot("editor")
