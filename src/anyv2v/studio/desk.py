@@ -309,7 +309,9 @@ class Desk:
         return self.queue.submit(request.settings, lane, request.title, request.parent, most)
 
     def spoken(self, message: str, request: Request) -> str:
-        """A message with people's own names for their files."""
+        """A message with people's own names for their files, and without options that they have not."""
+        for option, word in WORDS.items():
+            message = message.replace(option, word)
         facts: list[ImageFacts] = []
         for look, names in ((self.clip, [request.clip]), (self.image, request.pictures)):
             for name in names:
@@ -416,6 +418,17 @@ class Desk:
         used = {name for request in requests for name in (request.clip, *request.pictures)}
         self.shelf.clean(used, {job.id for job in jobs})
 
+
+WORDS = {  # the longer ones come first
+    "--candidates and --pick": "candidates",
+    " of --reference,": " of the references,",
+    "--reference-mask": "a reference with a transparent background",
+    "--reference": "a reference",
+    "--mask": "a mask",
+    "--instruction": "an instruction",
+    "--prompt": "a prompt",
+}
+"""What the command line's options are here."""
 
 _SAME = {f.name for f in fields(JobFacts)} & {f.name for f in fields(Job)}
 
