@@ -332,6 +332,18 @@ def test_diffusion_with_a_preview_and_one_that_is_cancelled(artist: Artist) -> N
     artist.leave()
 
 
+def test_an_answer_that_was_held_back_comes_soon(artist: Artist) -> None:
+    """As where gradio closes the stream of answers while something is asked."""
+    page, closed = artist.page, 'data: {"msg": "close_stream", "event_id": null}\n\n'
+    page.wait_for_timeout(1000)  # all that the page asks at first is answered
+    page.route(
+        "**/queue/data*", lambda route: route.fulfill(content_type="text/event-stream", body=closed), times=1
+    )
+    page.get_by_text("Edit it here").click()
+    page.get_by_role("combobox", name="Editor").wait_for(timeout=15_000)
+    artist.leave()
+
+
 def test_a_job_outlives_the_server(artist: Artist) -> None:
     page, studio = artist.page, artist.studio
     artist.begin()
