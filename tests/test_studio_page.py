@@ -197,6 +197,11 @@ def test_a_clip_and_its_edited_first_frame(artist: Artist) -> None:
     with page.expect_response("**/frame?start=0.125*"):
         page.keyboard.press("ArrowRight")
     assert page.inner_text(".said") == "0.13 – 1.50 s · 11 frames"
+    handle.press("ArrowRight")
+    page.wait_for_timeout(260)
+    handle.press("ArrowLeft")  # when the span before is told, and not yet answered
+    page.wait_for_timeout(1000)
+    assert page.inner_text(".said") == "0.13 – 1.50 s · 11 frames"
     link = page.get_by_role("link", name="Download the first frame")
     assert "128 × 64 PNG" in link.inner_text()
     frame = read_image(artist.save("a:has-text('Download the first frame')", "first.png"))
@@ -231,6 +236,10 @@ def test_an_editor_with_a_reference_and_a_painted_mask(artist: Artist) -> None:
     artist.shoot("mask")
     artist.click("Use this mask")
     page.wait_for_selector("text=Remove the mask")
+    artist.click("Paint the mask anew")
+    page.wait_for_selector(".mask canvas")
+    assert page.get_by_role("button", name="Undo").is_disabled()  # nothing is painted yet
+    artist.click("Leave")
     artist.click("Edit the frame")
     page.wait_for_selector(".screen[data-side=left]")
     artist.shoot("editor")
@@ -320,6 +329,18 @@ def test_diffusion_with_a_preview_and_one_that_is_cancelled(artist: Artist) -> N
     page.wait_for_selector("video[data-side=right]")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red texture")
     assert page.inner_text(".masthead .name") == "walk.mp4"
+    artist.leave()
+
+
+def test_an_answer_that_was_held_back_comes_soon(artist: Artist) -> None:
+    """As where gradio closes the stream of answers while something is asked."""
+    page, closed = artist.page, 'data: {"msg": "close_stream", "event_id": null}\n\n'
+    page.wait_for_timeout(1000)  # all that the page asks at first is answered
+    page.route(
+        "**/queue/data*", lambda route: route.fulfill(content_type="text/event-stream", body=closed), times=1
+    )
+    page.get_by_text("Edit it here").click()
+    page.get_by_role("combobox", name="Editor").wait_for(timeout=15_000)
     artist.leave()
 
 

@@ -76,6 +76,15 @@ def test_every_kind_the_reader_takes_whatever_it_is_called(shelf: Shelf, tmp_pat
     assert probe(shelf.film(facts.id)).codec in ("h264", "vp9")
 
 
+def test_the_copy_that_is_played_is_as_long_as_the_clip_however_few_frames_a_job_may_edit(
+    tmp_path: Path,
+) -> None:
+    shelf = Shelf(tmp_path / "studio", Limits(frames=2))
+    film(tmp_path / "clip.avi", list(scene()))
+    facts = shelf.add_clip(tmp_path / "clip.avi", "clip.avi")
+    assert len(list(Clip(shelf.film(facts.id)))) == 6
+
+
 @pytest.mark.parametrize(
     ("mode", "suffix", "kept"),
     [

@@ -143,6 +143,24 @@ def test_what_cannot_be_done_is_refused_at_once(tmp_path: Path, tiny: str, case:
     assert place.desk.jobs() == []
 
 
+@pytest.mark.parametrize(
+    ("editor", "references", "instruction", "said"),
+    [
+        ("color", 0, "", "color needs a reference"),
+        ("anydoor", 1, "", "anydoor needs a reference with a transparent background"),
+        ("instruct-pix2pix", 0, "", "instruct-pix2pix needs an instruction"),
+        ("color", 1, "snow", "color has no use for an instruction"),
+        ("color", 2, "", "color takes 1 of the references, not 2"),
+    ],
+)
+def test_what_is_missing_is_said_in_the_studio_s_words(
+    place: Place, editor: str, references: int, instruction: str, said: str
+) -> None:
+    given = {"references": (place.edited,) * references, "mask": place.edited, "instruction": instruction}
+    with pytest.raises(OptionError, match=f"^{said}$"):
+        place.desk.submit(place.still(first_frame=None, editor=editor, **given))
+
+
 def test_a_full_queue(tmp_path: Path) -> None:
     place = Place(tmp_path, Limits(queued=2))
     for _ in range(2):

@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+DIFFUSED = 8.0
+"""Frames in a second of what the diffusion models make, all of them."""
+
+
 @dataclass(frozen=True)
 class EditorFacts:
     """What a person should know of an editor; ``get`` is the command that brings its weights."""
@@ -69,6 +73,10 @@ class Setting:
     meaning: str
     default: str | int | float | bool | None
     choices: tuple[str, ...] = ()
+
+    def stands(self, value: Any) -> bool:
+        """Whether a field of this value, which may be emptied, leaves it at the default."""
+        return value in (None, self.default, "" if self.default is None else self.default)
 
 
 @dataclass(frozen=True)
@@ -309,7 +317,9 @@ class Desk:
         return self.queue.submit(request.settings, lane, request.title, request.parent, most)
 
     def spoken(self, message: str, request: Request) -> str:
-        """A message with people's own names for their files."""
+        """A message with people's own names for their files, and without options that they have not."""
+        for option, word in WORDS.items():
+            message = message.replace(option, word)
         facts: list[ImageFacts] = []
         for look, names in ((self.clip, [request.clip]), (self.image, request.pictures)):
             for name in names:
@@ -340,6 +350,15 @@ class Desk:
     def job(self, name: str) -> JobFacts:
         """A job. Raises Unknown."""
         return self._told(self.queue.get(name))
+
+    def pace(self, request: Request) -> tuple[float, float]:
+        """Frames of the clip that a job takes in a second, and those that it shows in one."""
+        clip, entry = self.clip(request.clip), list_backbones().get(request.backbone)
+        if entry is not None and entry.weights is None:
+            return clip.fps, clip.fps
+        usual = recipe(request.recipe, request.backbone).frame_rate
+        keeps = request.advanced.get("frame_rate", usual) == "keep"
+        return clip.fps if keeps else DIFFUSED, DIFFUSED
 
     def revision(self) -> int:
         """A number that changes whenever any job does."""
@@ -416,6 +435,17 @@ class Desk:
         used = {name for request in requests for name in (request.clip, *request.pictures)}
         self.shelf.clean(used, {job.id for job in jobs})
 
+
+WORDS = {  # the longer ones come first
+    "--candidates and --pick": "candidates",
+    " of --reference,": " of the references,",
+    "--reference-mask": "a reference with a transparent background",
+    "--reference": "a reference",
+    "--mask": "a mask",
+    "--instruction": "an instruction",
+    "--prompt": "a prompt",
+}
+"""What the command line's options are here."""
 
 _SAME = {f.name for f in fields(JobFacts)} & {f.name for f in fields(Job)}
 

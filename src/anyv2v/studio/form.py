@@ -54,9 +54,9 @@ class Form:
 
     @classmethod
     def read(cls, values: Sequence[Any], options: Sequence[str]) -> Self:
-        """From the values of the fields; those of the options come last."""
+        """From the values of the fields, those of the options last; what is emptied is as at first."""
         names = [f.name for f in fields(cls)[:-1]]
-        plain = dict(zip(names, values, strict=False))
+        plain = {name: value for name, value in zip(names, values, strict=False) if value is not None}
         return cls(**plain, advanced=dict(zip(options, values[len(names) :], strict=True)))
 
     @property
@@ -98,13 +98,13 @@ class Form:
             motion=self.motion,
             seed=int(self.seed),
             recipe=self.recipe,
-            advanced={one.name: self.advanced[one.name] for one in settings if self._differs(one)},
+            advanced={
+                one.name: self.advanced[one.name]
+                for one in settings
+                if not one.stands(self.advanced.get(one.name))
+            },
             title=prompt or clip,
         )
-
-    def _differs(self, setting: Setting) -> bool:
-        value = self.advanced.get(setting.name)
-        return value not in (setting.default, "" if setting.default is None else setting.default)
 
     def filled(self, request: Request, settings: Sequence[Setting]) -> Form:
         """This form as it was filled in for a request."""

@@ -67,6 +67,8 @@ class _Page:
             backbone=_first_choice(list(self.backbones.values())),
             advanced={setting.name: setting.default for setting in desk.advanced()},
         )
+        recipes = [(facts.name, recipe) for facts in self.backbones.values() for recipe in facts.recipes]
+        self.settings = [setting for recipe in recipes for setting in desk.advanced(*recipe)]
         self._lay()
         self._wire()
 
@@ -109,10 +111,8 @@ class _Page:
                 self.paint = gr.Button("Paint a mask", size="sm")
                 self.unmask = gr.Button("Remove the mask", size="sm", visible=False)
             with gr.Row(elem_classes=["pair"]) as self.several:
-                self.candidates = gr.Number(
-                    form.candidates, precision=0, minimum=1, maximum=8, label="Candidates"
-                )
-                self.editor_seed = gr.Number(form.editor_seed, precision=0, minimum=0, label="Seed")
+                self.candidates = gr.Number(form.candidates, precision=0, label="Candidates")
+                self.editor_seed = gr.Number(form.editor_seed, precision=0, label="Seed")
 
     def _lay_propagation(self) -> None:
         form = self.form
@@ -125,7 +125,7 @@ class _Page:
             self.structure = _wish("Follow the source's structure")
             self.motion = _wish("Follow the source's motion")
             with gr.Row(elem_classes=["pair"]):
-                self.seed = gr.Number(form.seed, precision=0, minimum=0, label="Seed")
+                self.seed = gr.Number(form.seed, precision=0, label="Seed")
                 self.preview = gr.Checkbox(form.preview, label="Flow preview at once")
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 about = "The settings that all others start from"
@@ -145,6 +145,7 @@ class _Page:
     def _wire(self) -> None:
         self.blocks.load(self._begin, [self.work, self.kept], self._outputs, **QUIETLY)
         self._on(self.jobs.changed, lambda turn: turn.work)
+        self.jobs.nudge(lambda: None, **QUIETLY)
         self._on(self.clip.done, self._take_clip)
         self._on(self.head.fresh, lambda _turn: Work())
         self._on(self.strip.span, self._take_span)
@@ -157,11 +158,12 @@ class _Page:
         self._on(self.mask.leave, lambda turn: turn.now(painting=False))
         self._on(self.mask.done, lambda turn: turn.now(painting=False, mask=turn.event.id))
         self._on(self.gallery.choose, self._choose)
-        self._on(self.frame_tab.select, lambda turn: turn.now(tab="frame"))
-        for event in (self.propagate_tab.select, self.next.click):
-            self._on(event, lambda turn: turn.now(tab="propagate", painting=False))
+        self._on(self.next.click, lambda turn: turn.now(tab="propagate", painting=False))
+        self._on(self.frame_tab.select, lambda turn: turn.now(), tab="frame")
+        self._on(self.propagate_tab.select, lambda turn: turn.now(), tab="propagate", painting=False)
         for field in (self.way, self.editor):
             self._on(field.input, lambda turn: turn.work)
+        self._on(self.instruction.input, lambda turn: turn.work, mode="always_last")  # or a letter each
         for field in (self.backbone, self.recipe):
             self._on(field.input, self._choose_method)
         self._on(self.make.click, self._make)
@@ -189,13 +191,15 @@ class _Page:
         ]
         return [*frame, *method, *self.advanced]
 
-    def _on(self, event: Any, act: Act) -> None:
-        """Let an event do something, and show what has come of it."""
+    def _on(self, event: Any, act: Act, mode: str = "multiple", **here: Any) -> None:
+        """Let an event do something, and show what has come of it; ``here`` is where a person is by now."""
 
-        def run(event: gr.EventData, held: Work | None, kept: Any, *values: Any) -> dict[Any, Any]:
-            return self._after(act, held or Work.read(kept), values, event)
+        def run(event: gr.EventData, held: Work | None, kept: Any, *values: Any) -> Any:
+            if here and held is None:  # the page is being laid, and nobody has gone there
+                return gr.skip()
+            return self._after(act, replace(held or Work.read(kept), **here), values, event)
 
-        event(run, [self.held, self.work, *self._fields], self._outputs, **QUIETLY)
+        event(run, [self.held, self.work, *self._fields], self._outputs, **QUIETLY | {"trigger_mode": mode})
 
     @property
     def _outputs(self) -> list[Any]:
@@ -208,13 +212,20 @@ class _Page:
             after = act(turn)
         except UserError as error:
             after = turn.now(trouble=_sentence(error))
-        if isinstance(after, Work):
-            return self._shown(after, turn.form)
-        now, before = after[1].values, turn.form.values
-        fields = zip(self._fields, now, before, strict=True)
-        # What is as it was stays untouched: a person may be typing there by now. A new tab has nothing yet.
-        filled = {field: value for field, value, old in fields if event is None or value != old}
-        return filled | {self.kept: now} | self._shown(*after)
+        page = self._shown(after, turn.form) if isinstance(after, Work) else self._filled(*after, turn)
+        # A tab that is selected tells of it, and so would undo what a person has selected since.
+        if event is not None and page[self.held].tab == work.tab:
+            del page[self.tabs]
+        return page
+
+    def _filled(self, work: Work, form: Form, turn: _Turn) -> dict[Any, Any]:
+        """The page with a form that has changed."""
+        page = self._shown(work, form)
+        for field, value, old in zip(self._fields, form.values, turn.form.values, strict=True):
+            # What is as it was stays untouched: a person may be typing there. A new tab has nothing yet.
+            if turn.event is None or value != old:
+                page[field] = {**page.get(field, gr.update()), "value": value}
+        return page | {self.kept: form.values}
 
     # ---- what a person does
 
@@ -245,7 +256,9 @@ class _Page:
         form = turn.form
         recipe = form.recipe if form.recipe in self.backbones[form.backbone].recipes else "default"
         options = {one.name: one.default for one in self.desk.advanced(form.backbone, recipe)}
-        return turn.work, replace(form, recipe=recipe, advanced=options)
+        standing = {one.name for one in self.settings if one.stands(form.advanced[one.name])}
+        own = {name: value for name, value in form.advanced.items() if name not in standing}
+        return turn.work, replace(form, recipe=recipe, advanced=options | own)
 
     def _make(self, turn: _Turn) -> Work:
         editor, clip = self.editors[turn.form.editor], self.desk.clip(turn.work.clip or "")
@@ -264,9 +277,12 @@ class _Page:
 
     def _open(self, name: str) -> Work:
         """What a job worked on."""
-        request = self.desk.job(name).request
+        job = self.desk.job(name)
+        request = job.request
         clip = self.desk.clip(request.clip)
-        end = request.start + (request.duration or showing.length(clip) - request.start)
+        frames = request.frames or (job.frames if request.task == "edit" else 0)
+        seconds = request.duration or frames / self.desk.pace(request)[0]
+        end = request.start + (seconds or showing.length(clip) - request.start)
         work = Work(clip.id, request.start, end, references=request.references, mask=request.mask)
         if request.task == "frame":
             return replace(work, made=name)
@@ -283,7 +299,7 @@ class _Page:
     def _each(self, turn: _Turn, act: Callable[[str], None]) -> Work:
         """To a job, and to the preview that belongs to it."""
         name = turn.event.id
-        for job in self.desk.jobs():
+        for job in self.desk.jobs(limit=-1):
             if job.parent == name:
                 with suppress(UserError):  # it has ended, or has not
                     act(job.id)
@@ -294,7 +310,7 @@ class _Page:
 
     def _shown(self, work: Work, form: Form) -> dict[Any, Any]:
         """All of the page but the fields of the form."""
-        jobs = self.desk.jobs()
+        jobs = self.desk.jobs(limit=-1)
         try:
             work = self._settled(work, jobs)
             return self._of(work, form, jobs)
@@ -387,6 +403,7 @@ QUIETLY: dict[str, Any] = {
     "concurrency_limit": 1,
     "trigger_mode": "multiple",
     "api_visibility": "private",
+    "preprocess": False,  # which would refuse all for one field; the request says what is wrong with it
 }
 
 CLIP_WANTED = {
@@ -451,13 +468,13 @@ def _hint(work: Work, form: Form, editor: EditorFacts, backbone: BackboneFacts) 
         return wants or ("" if backbone.ready else f"{backbone.name} is not on this machine.")
     if form.way == BY_HAND:
         return ""
-    return f"{editor.name} is not on this machine." if not editor.ready else _lacking(work, editor)
+    return f"{editor.name} is not on this machine." if not editor.ready else _lacking(work, form, editor)
 
 
-def _lacking(work: Work, editor: EditorFacts) -> str:
-    given = {"reference": bool(work.references), "mask": bool(work.mask)}
-    lacking = [what for what in editor.needs if not given.get(what, True)]
-    return f"{editor.name} needs a {' and a '.join(lacking)}." if lacking else ""
+def _lacking(work: Work, form: Form, editor: EditorFacts) -> str:
+    given = {"an instruction": form.instruction, "a reference": work.references, "a mask": work.mask}
+    lacking = [what for what, there in given.items() if what.split()[1] in editor.needs and not there]
+    return f"{editor.name} needs {' and '.join(lacking)}." if lacking else ""
 
 
 def _said(text: str, trouble: bool) -> str:
@@ -474,9 +491,8 @@ def _with_first(work: Work, image: str | None) -> Work:
 
 
 def _with_reference(turn: _Turn) -> Work:
-    return turn.now(references=(*turn.work.references, turn.event.id))
+    return turn.now(references=tuple(dict.fromkeys((*turn.work.references, turn.event.id))))
 
 
 def _without_reference(turn: _Turn) -> Work:
-    kept = [one for k, one in enumerate(turn.work.references) if k != turn.event.number]
-    return turn.now(references=tuple(kept))
+    return turn.now(references=tuple(one for one in turn.work.references if one != turn.event.id))

@@ -36,7 +36,7 @@ TRIES = 3
 
 VERSION = 1
 
-# A revision is given by triggers, so that no change can forget it; a beat changes no column that they watch.
+# Triggers count the revision, so that no change can forget it; a beat changes no column that they watch.
 TABLES = """
 CREATE TABLE job (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -57,19 +57,16 @@ CREATE TABLE job (
     total INTEGER NOT NULL DEFAULT 0,
     left_seconds REAL,
     message TEXT NOT NULL DEFAULT '',
-    outcome TEXT NOT NULL DEFAULT '{}',
-    revision INTEGER NOT NULL DEFAULT 0
+    outcome TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX waiting ON job (lane, state, number);
 CREATE TABLE clock (revision INTEGER NOT NULL);
 INSERT INTO clock VALUES (0);
 CREATE TRIGGER added AFTER INSERT ON job BEGIN
     UPDATE clock SET revision = revision + 1;
-    UPDATE job SET revision = (SELECT revision FROM clock) WHERE number = new.number;
 END;
 CREATE TRIGGER changed AFTER UPDATE OF state, worker, stage, done, total, outcome ON job BEGIN
     UPDATE clock SET revision = revision + 1;
-    UPDATE job SET revision = (SELECT revision FROM clock) WHERE number = new.number;
 END;
 CREATE TRIGGER removed AFTER DELETE ON job BEGIN
     UPDATE clock SET revision = revision + 1;
@@ -101,7 +98,6 @@ class Job:
         left_seconds: What is left of the stage, by its pace.
         message: Why it failed.
         outcome: What came of it.
-        revision: Of all changes to all jobs, the number of the last one to this.
     """
 
     number: int
@@ -123,7 +119,6 @@ class Job:
     left_seconds: float | None
     message: str
     outcome: Mapping[str, Any] = field(default_factory=dict)
-    revision: int = 0
 
 
 COLUMNS = ", ".join(f.name for f in fields(Job))
@@ -201,18 +196,10 @@ class Queue:
         most = "WHERE number < coalesce(?, number + 1) ORDER BY number DESC LIMIT ?"
         return self._jobs(most, before, limit)
 
-    def children(self, name: str) -> Sequence[Job]:
-        """The jobs that were submitted beside one."""
-        return self._jobs("WHERE parent = ? ORDER BY number", name)
-
     def revision(self) -> int:
         """The number of the last change to any job."""
         with self._opened(writes=False) as base:
             return int(base.execute("SELECT revision FROM clock").fetchone()[0])
-
-    def events(self, since: int) -> Sequence[Job]:
-        """The jobs that have changed since a revision, in the order of their last changes."""
-        return self._jobs("WHERE revision > ? ORDER BY revision", since)
 
     def position(self, job: Job) -> int:
         """How many of its lane come before it, itself among them: 1 is next."""

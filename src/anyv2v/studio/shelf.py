@@ -21,7 +21,6 @@ import unicodedata
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -278,9 +277,8 @@ class Shelf:
             return original
         file = self._look(name, "film.mp4")
         if not file.exists():
-            clip = Clip(original)
-            frames = islice(clip, self.limits.frames)
-            write(file, map(watchable(clip.size), frames), clip.rate, clip.audio, overwrite=True, crf=23)
+            clip = Clip(original, duration=facts.seconds or self.limits.seconds)
+            write(file, map(watchable(clip.size), clip), clip.rate, clip.audio, overwrite=True, crf=23)
         return file
 
     def _look(self, name: str, file: str) -> Path:

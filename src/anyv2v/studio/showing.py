@@ -99,7 +99,11 @@ def _kept(desk: Desk, name: str, clip: ClipFacts) -> dict[str, str]:
     image = desk.image(name)
     shape, wanted = image.width / image.height, clip.width / clip.height
     remark = " · its edges will be cut to the clip's shape" if abs(shape / wanted - 1) > 0.02 else ""
-    return {"url": f"/api/images/{name}/file", "caption": f"{image.width} × {image.height}{remark}"}
+    return {
+        "id": name,
+        "url": f"/api/images/{name}/file",
+        "caption": f"{image.width} × {image.height}{remark}",
+    }
 
 
 def references(work: Work, most: int) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def references(work: Work, most: int) -> dict[str, Any]:
         "title": "Drop a reference",
         "hint": "the style, subject or face" if most == 1 else f"up to {most}",
         "shape": "picture",
-        "have": [{"url": f"/api/images/{image}/file"} for image in work.references],
+        "have": [{"id": image, "url": f"/api/images/{image}/file"} for image in work.references],
     }
 
 
@@ -194,10 +198,10 @@ def _films(desk: Desk, work: Work, job: JobFacts, jobs: Sequence[JobFacts]) -> V
 
 def _pace(desk: Desk, work: Work, there: Sequence[JobFacts]) -> tuple[float, float]:
     """Frames in a second, and seconds."""
-    seconds = work.end - work.start
     if there and there[0].frames:
-        return there[0].frames / seconds, seconds
-    return desk.clip(work.clip or "").fps, seconds
+        fps = desk.pace(there[0].request)[1]
+        return fps, there[0].frames / fps
+    return desk.clip(work.clip or "").fps, work.end - work.start
 
 
 def _result(name: str, label: str, job: JobFacts) -> dict[str, Any]:

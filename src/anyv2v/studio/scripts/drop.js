@@ -1,7 +1,7 @@
 // Where a file is dropped, chosen or pasted; it goes to the studio at once.
 //
-// value: { to, accept, title, hint, shape, have: [{ url, caption }] }, or nothing; gives "done" with the studio's answer, and
-// "remove" { number } of those it has. Without a place to go there is no room for more.
+// value: { to, accept, title, hint, shape, have: [{ id, url, caption }] }, or nothing; gives "done" with the studio's answer,
+// and "remove" { id } of those it has. Without a place to go there is no room for more.
 
 const input = h("input", { type: "file", class: "away", tabindex: -1, "aria-hidden": "true", onchange: () => take(input.files) });
 const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Upload" });
@@ -16,9 +16,9 @@ function draw(value) {
   if (!value) return;
   Object.assign(input, { accept: value.accept, value: "" });
   button.hidden = !value.to;
-  have.replaceChildren(...(value.have ?? []).map(({ url, caption }, number) => h("figure", { class: "kept" }, h("img", { src: url, alt: "" }),
+  have.replaceChildren(...(value.have ?? []).map(({ id, url, caption }, k) => h("figure", { class: "kept" }, h("img", { src: url, alt: "" }),
     caption && h("figcaption", {}, caption),
-    h("button", { type: "button", class: "tool", "aria-label": `Remove picture ${number + 1}`, onclick: () => trigger("remove", { number }) },
+    h("button", { type: "button", class: "tool", "aria-label": `Remove picture ${k + 1}`, onclick: () => trigger("remove", { id }) },
       icon("stop")))));
   picture.replaceChildren(icon(value.shape));
   title.textContent = value.title;
@@ -60,9 +60,8 @@ for (const [name, over] of Object.entries({ dragenter: true, dragover: true, dra
 // A picture in the clipboard goes where pictures are taken.
 function paste(event) {
   if (!element.isConnected) return removeEventListener("paste", paste);
-  const file = [...event.clipboardData.files].find((one) => one.type.startsWith(props.value.accept.split("/")[0]));
-  if (file && button.offsetParent) take([file]);
-  return undefined;
+  if (!button.offsetParent) return undefined; // there is no place for one
+  return take([...event.clipboardData.files].filter((one) => one.type.startsWith(props.value.accept.split("/")[0])));
 }
 
 addEventListener("paste", paste);

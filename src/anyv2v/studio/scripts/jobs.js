@@ -1,8 +1,8 @@
 // The queue and the history: a card for each job, the newest first.
 //
 // value: { open, jobs: [{ id, title, state, text, share, thumbnail, video, sidecar, free }] }; gives
-// "open", "again", "cancel" and "remove", each with { id }, and "changed" when any job has. video and sidecar
-// are addresses of downloads; what is free can be removed.
+// "open", "again", "cancel" and "remove", each with { id }, "changed" when any job has, and "nudge" now and then.
+// video and sidecar are addresses of downloads; what is free can be removed.
 
 const list = h("ul", { class: "cards" });
 const nothing = h("p", { class: "nothing" }, "What you run stands here, and stays: close the tab, come back, it is still there.");
@@ -83,14 +83,14 @@ function fill(card, job, open) {
 function thumb(holder, job) {
   if (holder.dataset.url === job.thumbnail) return;
   holder.dataset.url = job.thumbnail;
-  holder.replaceChildren(h("img", { src: job.thumbnail, alt: "" }));
+  holder.replaceChildren(h("img", { src: job.thumbnail, alt: "", loading: "lazy" }));
 }
 
 // ---- whether anything has changed, asked of the studio itself: it may be gone for a while
 
 const lost = h("p", { class: "lost", role: "alert", hidden: true }, "The studio does not answer. Your jobs are safe: they go on when it does.");
 root.prepend(lost);
-let revision = null;
+let revision = null, asking = false;
 
 async function ask() {
   if (!element.isConnected) return;
@@ -107,5 +107,18 @@ async function ask() {
   setTimeout(ask, document.hidden ? 3000 : 700);
 }
 
-drawn(draw);
-ask();
+// gradio may close the stream of answers just when something is asked: then the next question brings both answers.
+function nudge() {
+  if (!element.isConnected) return;
+  trigger("nudge", {});
+  setTimeout(nudge, 5000);
+}
+
+// Before the page is shown as it was left, its fields know nothing that would be worth telling.
+drawn((value) => {
+  draw(value);
+  if (!value || asking) return;
+  asking = true;
+  ask();
+});
+setTimeout(nudge, 5000);

@@ -21,12 +21,17 @@ root.append(
 
 const pen = canvas.getContext("2d", { willReadFrequently: true });
 let strokes = []; // of points in the frame's pixels: { width, rubs, points }
+let painting = null; // the address of the frame
 
 function draw(value) {
   appear(value);
-  if (!value || frame.getAttribute("src") === value.frame) return;
-  frame.src = value.frame;
-  strokes = [];
+  if (value && value.frame !== painting) begin(value.frame);
+  painting = value?.frame ?? null;
+}
+
+function begin(url) {
+  frame.src = url;
+  clear();
 }
 
 frame.addEventListener("load", () => {

@@ -20,7 +20,10 @@ function handle(side, label) {
 function draw(value) {
   appear(value);
   if (!value) return;
-  if (value.clip !== clip?.clip) {
+  const other = value.clip !== clip?.clip;
+  if (late && !other) return; // what a person has set since is about to be told
+  if (other) {
+    forget();
     pictures.replaceChildren(...value.thumbnails.map((url) => h("img", { src: url, alt: "", draggable: "false" })));
   }
   clip = { ...value };
@@ -43,8 +46,16 @@ function set(wanted, tell = false) {
   said.replaceChildren(h("b", {}, `${clip.start.toFixed(2)} – ${seconds(clip.end)}`), ` · ${count} frames`);
   whole.hidden = clip.start === 0 && clip.end > clip.seconds - tick;
   if (!tell) return;
+  forget();
+  late = setTimeout(() => {
+    late = 0;
+    trigger("span", { start: clip.start, end: clip.end });
+  }, 250);
+}
+
+function forget() {
   clearTimeout(late);
-  late = setTimeout(() => trigger("span", { start: clip.start, end: clip.end }), 250);
+  late = 0;
 }
 
 const timeOf = (event) => {
