@@ -10,6 +10,7 @@ demo: $(SETUP)
 	mkdir -p out
 	$(BIN)/anyv2v edit examples/demo/clip.mp4 --first-frame examples/demo/edited.png \
 		-o out/demo.mp4 --sheet out/demo.png --overwrite
+	$(BIN)/python examples/demo/truth.py out
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -n auto

@@ -149,7 +149,7 @@ def write_retraced(benches: list[Bench], steps: list[int], *, long: bool) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", nargs="?", help="left out, the backbone's own")
     parser.add_argument("--backbone", default="mini")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100])
     parser.add_argument("--side", type=int, default=64)

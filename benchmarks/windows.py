@@ -288,7 +288,7 @@ def draw(path: Path, meter: Meter) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", nargs="?", help="left out, the backbone's own")
     parser.add_argument("--backbone", default="mini")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--side", type=int, default=64)

@@ -80,7 +80,7 @@ def test_plain_lines_are_what_make_does() -> None:
 
 def test_make_demo_runs_in_a_folder_that_git_gives(tmp_path) -> None:
     """The recipe itself, with the interpreter of this test in place of a new environment."""
-    for name in ("Makefile", "examples/demo/clip.mp4", "examples/demo/edited.png"):
+    for name in ("Makefile", *(f"examples/demo/{name}" for name in ("clip.mp4", "edited.png", "truth.py"))):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("pyproject.toml", "constraints.txt", "ready"):
@@ -89,8 +89,9 @@ def test_make_demo_runs_in_a_folder_that_git_gives(tmp_path) -> None:
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(words, cwd=tmp_path, env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["out/demo.mp4", "out/demo.png"]
-    assert (tmp_path / "out/demo.png").exists()
+    made = ["out/demo.mp4", "out/demo.png", "out/truth.mp4", "out/truth.png"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("out/")] == made
+    assert all((tmp_path / name).exists() for name in made)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -43,13 +43,14 @@ class Weights:
     network.
 
     Attributes:
-        repository: Where, on Hugging Face; nothing if people make them themselves.
+        repository: Where, on Hugging Face; nothing if a package brings them along.
         gigabytes: What they weigh.
         licence: What they may be used for, in the words of their publishers.
         files: Glob patterns of the files that are needed of the repository.
         commands: What brings them, where it is not ``hf download`` of the repository.
         role: What a model of several checkpoints calls this one.
         commercial: Whether the licence lets people earn money with them.
+        shipped: Where they are, if a package brings them along.
     """
 
     repository: str | None
@@ -59,10 +60,13 @@ class Weights:
     commands: str | None = None
     role: str = "model"
     commercial: bool = True
+    shipped: Path | None = None
 
     @property
     def download(self) -> str:
-        """The command that brings them to this machine."""
+        """The command that brings them to this machine; none where a package has."""
+        if self.shipped:
+            return ""
         return self.commands or f"hf download {self.repository}" + "".join(
             f' --include "{glob}"' for glob in self.files
         )
@@ -89,9 +93,9 @@ class Weights:
         """
         if given is not None and Path(given).exists():
             return Path(given)
+        if given is None and self.shipped:
+            return self.shipped
         repository = given or self.repository
-        if repository is None:
-            raise weights_missing([self])
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from anyv2v.drafts import draft
 from anyv2v.errors import OptionError
+from anyv2v.evaluation.metrics import MOST
 from anyv2v.evaluation.propagation import Estimate, Row, Score, summarise
 from anyv2v.job import InvertJob, read_settings
 from anyv2v.options import Options
@@ -135,7 +136,8 @@ def write_plot(path: Path, scores: Sequence[Score], knobs: Sequence[Knob], *, ov
         at = _places([knob for knob in of_knob if knob.option == option])
         points = {x: of_knob[knob] for x, knob in at.items()}
         for metric, look in CURVES.items():
-            _curve(place, {x: found for x, row in points.items() if (found := row.metrics[metric])}, *look)
+            if measured := {x: found for x, row in points.items() if (found := row.metrics[metric])}:
+                _curve(place, measured, *look)
         _levels(place, others)
         _axis(place, at)
     axes[0].set_ylabel("PSNR to the truth, dB")
@@ -159,10 +161,10 @@ def _curve(axes: Any, points: Mapping[float, Estimate], name: str, colour: str) 
 
 
 def _levels(axes: Any, rows: Sequence[Row]) -> None:
-    """Lines for what does not depend on the option, in the edit if there is one."""
+    """Lines for what does not depend on the option, in the edit if there is one; not for the truth itself."""
     for row, style in zip(rows, (":", "--", "-.", (0, (1, 4))), strict=False):
         where = "psnr_edit" if row.metrics["psnr_edit"] else "psnr"
-        if found := row.metrics[where]:
+        if (found := row.metrics[where]) and found.mean < MOST:
             axes.axhline(found.mean, linestyle=style, color="#777", linewidth=1, label=row.method)
 
 

@@ -269,6 +269,12 @@ class Desk:
         ]
         return sorted([*known, *self._own_backbones()], key=lambda facts: not facts.ready)
 
+    @property
+    def usual_backbone(self) -> str:
+        """What carries an edit if nobody says: the first checkpoint named here, else what ``auto`` finds."""
+        named = (name for name in self.models if name not in list_editors())
+        return next(named, self.workshop.backbone("auto")[0])
+
     def _own_backbones(self) -> list[BackboneFacts]:
         """Checkpoints by names that no registry knows."""
         own = [name for name in self.models if name not in {*list_backbones(), *list_editors()}]

@@ -64,7 +64,7 @@ class _Page:
         self.backbones = {facts.name: facts for facts in desk.backbones()}
         self.form = Form(
             editor=next(iter(self.editors)),
-            backbone=_first_choice(list(self.backbones.values())),
+            backbone=desk.usual_backbone,
             advanced={setting.name: setting.default for setting in desk.advanced()},
         )
         recipes = [(facts.name, recipe) for facts in self.backbones.values() for recipe in facts.recipes]
@@ -442,11 +442,6 @@ def _field(setting: Setting) -> Any:
     if isinstance(default, int | float):
         return gr.Number(default, precision=0 if isinstance(default, int) else None, **about)
     return gr.Textbox(default, max_lines=3, **about)
-
-
-def _first_choice(backbones: Sequence[BackboneFacts]) -> str:
-    """A model of the paper's kind where there is one."""
-    return next((facts.name for facts in backbones if facts.ready and not facts.quick), backbones[0].name)
 
 
 def _choices(known: dict[str, Any]) -> list[tuple[str, str]]:
