@@ -92,7 +92,8 @@ def train(
                 tell(spent)
                 losses = []
             if due:
-                publish(average.module)  # first: what is cut short here is made again
+                _note(folder, spent)
+                publish(average.module)  # before the state, so that what is cut short here is made again
                 _save(folder, learner, optimizer, average, spent)
                 saved, began = spent.seconds, time.monotonic() - spent.seconds
     return spent
@@ -141,6 +142,9 @@ def _save(
         torch.save(
             {name: part.state_dict() for name, part in states.items()} | {"spent": asdict(spent)}, path
         )
+
+
+def _note(folder: Path, spent: Spent) -> None:
     with draft(folder / "curve.json", overwrite=True) as path:
         path.write_text(json.dumps(asdict(spent)))
 

@@ -43,7 +43,7 @@ class Weights:
     network.
 
     Attributes:
-        repository: Where, on Hugging Face; nothing if a package brings them along.
+        repository: Where, on Hugging Face; nothing if they are not there.
         gigabytes: What they weigh.
         licence: What they may be used for, in the words of their publishers.
         files: Glob patterns of the files that are needed of the repository.
@@ -96,6 +96,8 @@ class Weights:
         if given is None and self.shipped:
             return self.shipped
         repository = given or self.repository
+        if repository is None:
+            raise weights_missing([self])
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
