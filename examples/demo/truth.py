@@ -7,6 +7,7 @@ Writes `truth.mp4` and the contact sheet `truth.png`, and prints how near each c
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,13 @@ EDIT, MOTION, SIDE, FRAMES = "recolour", "occlusion", 64, 8
 def main(out: Path) -> None:
     (case,) = rendered_cases(1, (EDIT,), (MOTION,), side=SIDE, frames=FRAMES)
     source, truth = anyv2v.Video(case.task.source, case.task.fps), case.task.truth
+    options = replace(anyv2v.recipe("fast", backbone="mini"), steps=25, inversion_steps=25)
     rows = {"source": source.frames}
     for backbone, name in {"mini": "AnyV2V", "flow": "optical flow"}.items():
         with progress(silent=False) as on_step:
-            edited = anyv2v.edit(source, truth[0], case.task.prompt, backbone=backbone, on_step=on_step)
+            edited = anyv2v.edit(
+                source, truth[0], case.task.prompt, backbone=backbone, options=options, on_step=on_step
+            )
         rows[name] = edited.frames
         print(f"{name}: {psnr(edited.frames[1:], truth[1:]):.1f} dB from the truth")
     rows["truth"] = truth
