@@ -163,11 +163,11 @@ def eval_score(
         raise OptionError(f"judge {wrong[0]!r}: not of the form role=folder")
     results, models = Results(folder), dict(text.split("=", 1) for text in judge or [])
     judges = Judges(device or "auto", models)
-    found = score(results, judges, metrics.split(",") if metrics else None, read_scores(folder))
+    known = read_scores(folder)
+    found = score(results, judges, metrics.split(",") if metrics else None, known)
     total = len(list(results.clips()))
     silent = quiet or not screen.is_terminal
     scores: list[Score] = []
-    known = read_scores(folder)
     try:
         scores.extend(track(found, "score", total, console=screen, disable=silent))
     finally:  # what was scored stays scored, whatever interrupts
