@@ -33,14 +33,14 @@ SCHEMES: Mapping[str, Changes] = {
     "midpoint": {"inversion": "midpoint"},
 }
 PLAIN: Changes = {"guidance": 1.0, "tau_conv": 0.0, "tau_spatial": 0.0, "tau_temporal": 0.0, "skip": 0}
-PAPER: Changes = {"inversion_steps": 500, "source_branch": "always"}
+PAPER: Changes = {"inversion": "ddim", "inversion_steps": 500, "source_branch": "always"}
 RECORDED: Changes = {"source_branch": "recorded"}
 QUARTER: Changes = {"steps": 25, "inversion_steps": 25}
 EDITS: Mapping[str, Changes] = {
     "paper": PAPER,
-    "default": {},
-    "ddim, recorded": RECORDED,
-    "uni": SCHEMES["uni"],
+    "ddim": SCHEMES["ddim"],
+    "ddim, recorded": SCHEMES["ddim"] | RECORDED,
+    "uni (default)": SCHEMES["uni"],
     "uni, recorded (fast)": SCHEMES["uni"] | RECORDED,
     "fixed-point, 2, recorded": SCHEMES["fixed-point, 2"] | RECORDED,
     "uni, recorded, 25 steps": SCHEMES["uni"] | RECORDED | QUARTER,

@@ -22,6 +22,16 @@ def test_auto_is_flow_without_a_gpu(monkeypatch) -> None:
     assert "no CUDA GPU" in str(choice.reason)
 
 
+def test_auto_leaves_alone_a_gpu_that_is_not_to_be_used(monkeypatch, tiny: str) -> None:
+    monkeypatch.setattr("anyv2v.backbones.cuda_devices", lambda: 1)
+    monkeypatch.setattr("anyv2v.backbones.sees_gpu", lambda: True)
+    monkeypatch.setattr("anyv2v.backbones.checkpoint.find", lambda _entry, _model: Path(tiny))
+    assert choose(device="cuda:0").entry.name == "i2vgen-xl"
+    choice = choose(device="cpu")
+    assert choice.entry.name == "flow"
+    assert "on cpu" in str(choice.reason)
+
+
 def test_auto_is_flow_without_weights_and_says_how_to_get_them(monkeypatch) -> None:
     monkeypatch.setattr("anyv2v.backbones.cuda_devices", lambda: 1)
     choice = choose()

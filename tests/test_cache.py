@@ -281,7 +281,7 @@ def key(backbone, checkpoint: Path, video: Video = VIDEO, options: Options = QUI
     "change",
     [
         {"inversion_steps": 8},
-        {"inversion": "uni"},
+        {"inversion": "ddim"},
         {"inversion": "fixed-point"},
         {"inversion": "fixed-point", "inversion_iterations": 3},
         {"inversion_prompt": "a cat"},

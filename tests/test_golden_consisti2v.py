@@ -47,7 +47,9 @@ def trajectory(backbone: ConsistI2V, name: str) -> Trajectory:
         case.tensors[key] for key in ("text_embeddings", "first_frame_latents", "x0_latents_frames_1_to_end")
     )
     z0 = torch.cat([first[:, :, None], others], dim=2)
-    return invert(backbone, z0, told(text, first), Options(inversion_steps=case.params["n_steps"]))
+    return invert(
+        backbone, z0, told(text, first), Options(inversion="ddim", inversion_steps=case.params["n_steps"])
+    )
 
 
 @named(GOLDEN.kind("ddim_inversion"))

@@ -48,7 +48,7 @@ def backbone() -> I2VGenXL:
 def trajectory(backbone: I2VGenXL, name: str) -> Trajectory:
     """A source's inversion by our own hand, which ``test_inversion`` holds to the reference's."""
     case = GOLDEN.cases[name]
-    options = Options(inversion_steps=case.params["n_steps"])
+    options = Options(inversion="ddim", inversion_steps=case.params["n_steps"])
     return invert(backbone, case.tensors["video_latents_z0"], case.condition(), options)
 
 

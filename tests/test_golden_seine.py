@@ -38,7 +38,7 @@ def of_source(case: Case) -> Condition:
 def trajectory(backbone: SEINE, name: str) -> Trajectory:
     """A source's inversion by our own hand, which ``test_inversion`` holds to the reference's."""
     case = GOLDEN.cases[name]
-    options = Options(inversion_steps=case.params["n_steps"])
+    options = Options(inversion="ddim", inversion_steps=case.params["n_steps"])
     return invert(backbone, case.tensors["latents_0"], of_source(case), options)
 
 

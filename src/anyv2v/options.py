@@ -21,13 +21,13 @@ NEGATIVE_PROMPT = (
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of the diffusion stage; the defaults are the paper's (section 5.2).
+    """Settings of the diffusion stage; the defaults are the paper's (section 5.2), but for the inversion.
 
     Attributes:
         steps: Sampling steps, T in the paper.
         inversion_steps: Inversion steps. Every timestep that sampling visits must be among theirs.
         inversion: How the source is inverted: see ``anyv2v.inversion``. ``ddim`` is the paper's; ``uni``
-            retraces sampling far better for as many calls of the net.
+            brings the source back far better for as many calls of the net.
         inversion_iterations: Calls of the net for each step of ``fixed-point``, 1 to 100.
         guidance: Classifier-free guidance scale, 1 to 1000; 1 turns it off.
         image_guidance: The same of the first frame, where a backbone has one: ConsistI2V.
@@ -80,7 +80,7 @@ class Options:
 
     steps: int = 50
     inversion_steps: int = 50
-    inversion: Literal["ddim", "uni", "fixed-point", "midpoint"] = "ddim"
+    inversion: Literal["ddim", "uni", "fixed-point", "midpoint"] = "uni"
     inversion_iterations: int = 2
     guidance: float = 9.0
     image_guidance: float = 1.0
@@ -170,13 +170,14 @@ RECIPES: Mapping[str, Options] = MappingProxyType(
         "default": Options(),
         "paper": Options(
             inversion_steps=500,
+            inversion="ddim",
             fit="stretch",
             thresholds="floor",
             vae="sample",
             source_branch="always",
             frame_rate="keep",
         ),
-        "fast": Options(inversion="uni", source_branch="recorded"),
+        "fast": Options(source_branch="recorded"),
     }
 )
 """I2VGen-XL's: ``default`` does what is right; ``paper`` keeps every quirk of the reference that changes its

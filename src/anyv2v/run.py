@@ -180,7 +180,7 @@ def check(job: VideoJob) -> Choice:
         UserError: It cannot.
     """
     check_files(job)
-    return _check_backbone(job, choose(job.backbone, job.model))
+    return _check_backbone(job, choose(job.backbone, job.model, job.device))
 
 
 def check_files(job: Job) -> None:

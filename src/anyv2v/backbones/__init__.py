@@ -137,13 +137,14 @@ class Choice:
     reason: str | None = None
 
 
-def choose(name: str = "auto", model: str | None = None) -> Choice:
+def choose(name: str = "auto", model: str | None = None, device: str = "auto") -> Choice:
     """Find a backbone and its weights, without loading anything.
 
     Args:
         name: A name in the registry. ``auto`` is the backbone of the checkpoint ``model``, if one is given;
             else I2VGen-XL where there is a CUDA GPU and its weights, else optical flow.
         model: A folder, or a Hugging Face repository that was downloaded.
+        device: Where it will work, see ``load_backbone``; on others than CUDA GPUs ``auto`` is optical flow.
 
     Raises:
         OptionError: There is no such backbone.
@@ -154,7 +155,7 @@ def choose(name: str = "auto", model: str | None = None) -> Choice:
 
     if name == "auto":
         if model is None:
-            return _best_here()
+            return _best_on(device)
         name = _name_for(model)
     if name not in list_backbones():
         raise OptionError(f"no backbone {name!r}; there are {', '.join(list_backbones())}")
@@ -211,7 +212,7 @@ def load_backbone(
         WeightsMissing: The weights are not on this machine.
     """
     return load_choice(
-        choose(name, model), device=device, dtype=dtype, low_memory=low_memory, compiled=compiled
+        choose(name, model, device), device=device, dtype=dtype, low_memory=low_memory, compiled=compiled
     )
 
 
@@ -265,10 +266,12 @@ def _name_for(model: str) -> str:
     raise CheckpointError(f"{model} is {what}; name its backbone")
 
 
-def _best_here() -> Choice:
+def _best_on(device: str) -> Choice:
     from anyv2v.backbones.checkpoint import find
 
     flow, diffusion = list_backbones()["flow"], list_backbones()["i2vgen-xl"]
+    if device != "auto" and not device.startswith("cuda"):
+        return Choice(flow, reason=f"optical flow carries the edit, as it is the quick one on {device}")
     if not cuda_devices():
         return Choice(
             flow,

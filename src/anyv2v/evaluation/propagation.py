@@ -87,7 +87,9 @@ def rendered_cases(
 
 def _case(pair: Pair) -> Case:
     after = edit_scene(sample_scene(pair.motion, pair.seed), pair.edit, pair.motion, pair.seed)
-    task = Task(pair.source, pair.target, describe(after, pair.motion), FPS)
+    # A source that is only made again is told what its inversion was: nothing.
+    prompt = "" if pair.edit == "nothing" else describe(after, pair.motion)
+    task = Task(pair.source, pair.target, prompt, FPS)
     return Case(pair.edit, pair.motion, pair.seed, task, pair.region, pair.flow, pair.visible)
 
 
