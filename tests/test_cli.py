@@ -89,7 +89,11 @@ def test_an_inversion_of_something_else_is_refused(job: Path, run, diffusion) ->
     assert "inversion of something else: frames differ" in err
     other = ("--inversion-prompt", "a cat", "--size", "72x64", "--vae", "sample")
     err = run(*EDIT, *diffusion, "--trajectory", "clip.safetensors", *other)[2]
-    assert "size, inversion prompt, vae differ" in err
+    assert "size ('crop to 64x64', not 'crop to 72x64'), inversion prompt ('', not 'a cat'), vae" in err
+    assert run(*EDIT, *diffusion, "--trajectory", "clip.safetensors", *other, "--dry-run")[2] == err
+    kept = ("--trajectory", "clip.safetensors", "--source-branch", "recorded")
+    for last in ((), ("--dry-run",)):
+        assert "recorded no features" in run(*EDIT, *diffusion, *kept, *last)[2]
     err = run(*EDIT, *diffusion, "--trajectory", "clip.safetensors", "--steps", 8, "--inversion-steps", 8)[2]
     assert "invert the clip with the same number of sampling steps" in err
     assert not Path("out.mp4").exists()
@@ -154,10 +158,26 @@ def test_a_sidecar_makes_its_output_again(job: Path, run) -> None:
     assert first["job"] | {"output": "again"} == again["job"] | {"backbone": "auto"}
 
 
+def test_what_is_said_takes_the_place_of_all_that_a_sidecar_says_of_it(job: Path, run, diffusion) -> None:
+    told = ("--frames", 3, "--sheet", "sheet.png", "-q")
+    assert run(*EDIT[:-1], "out", *diffusion, *told)[0] == 0
+    made = json.loads(Path("out.json").read_text())["job"]
+    again = ("edit", "--job", "out.json", "-o", "again", "--dry-run", "--json")
+    plan = json.loads(run(*again, "--recipe", "paper", "--duration", 0.5)[1])
+    assert (plan["frames"], plan["network_rows"]) == (4, 500 + 3 * 49)
+    assert made["options"]["inversion_steps"] != 500
+    assert (
+        run("edit", "--job", "out.json", "-o", "by-command", "--command", "cp {input} {output}", "-q")[0] == 0
+    )
+    assert json.loads(Path("by-command.json").read_text())["job"]["sheet"] is None
+
+
 def test_the_picture_to_edit(job: Path, run) -> None:
     assert run("frame", "clip.mp4", "-o", "first.png", "--start", 0.25)[1] == "first.png\n"
     assert np.array_equal(read_image("first.png"), Clip("clip.mp4").read().frames[2])
     assert run("frame", "clip.mp4", "-o", "first.png")[0] == 2
+    write("stills", scene(2), 8)
+    assert "an input of this job" in run("frame", "stills", "-o", "stills/first.png")[2]
 
 
 def test_version(run) -> None:

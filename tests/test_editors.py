@@ -581,6 +581,8 @@ def test_settings_have_their_notation() -> None:
     for key, value in wrong.items():
         with pytest.raises(OptionError):
             read_settings(FrameJob, flat | {key: value})
+    file = "anydoor/epoch=1-step=8687.ckpt"  # as it is published
+    assert read_settings(FrameJob, flat | {"editor_model": file}).editor_model == {"": file}
     listed = {"set": "a=1", "mask_point": [10, 20], "mask_box": [1, 2, 3, 4], "editor_model": "there"}
     task = read_settings(FrameJob, {"clip": "c", "output": "o", **listed})
     assert (task.mask_point, task.mask_box) == (((10, 20),), (1, 2, 3, 4))

@@ -814,3 +814,10 @@ def test_size_has_a_written_form() -> None:
     for text in ("512", "0x512", "512x", "512x-3", "a x b"):
         with pytest.raises(OptionError, match=re.escape(repr(text))):
             Size.parse(text)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif", "out"])
+def test_without_frames_there_is_no_video(tmp_path: Path, name: str) -> None:
+    with pytest.raises(VideoError, match="there are no frames to write"):
+        write(tmp_path / name, [], 8)
+    assert not list(tmp_path.iterdir())

@@ -49,7 +49,7 @@ class Poster:
 
     def edit(self, request: Request, on_step: OnStep = ignore) -> Frame:  # noqa: ARG002
         steps = self.settings.levels - 1
-        poster: Frame = (np.rint(request.frame / 255 * steps) * (255 / steps)).astype(np.uint8)
+        poster: Frame = np.rint(np.rint(request.frame / 255 * steps) * (255 / steps)).astype(np.uint8)
         return poster
 
 

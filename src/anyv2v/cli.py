@@ -193,9 +193,11 @@ def frame(
 ) -> None:
     """Write the first frame of a clip, or of what follows --start: the picture to edit."""
     from anyv2v.drafts import check_file
+    from anyv2v.run import check_apart
     from anyv2v.video import Clip, write_image
 
     check_file(output, overwrite=bool(overwrite))
+    check_apart({"clip": clip}, [output])
     print(write_image(output, next(iter(Clip(clip, start=start or 0.0))), overwrite=bool(overwrite)))
 
 

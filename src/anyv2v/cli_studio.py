@@ -62,9 +62,9 @@ def studio(
     from anyv2v.studio.worker import Post
 
     limits = Limits(int(upload_mb * 1e6), seconds=seconds, side=side, frames=frames, queued=queued, kept=kept)
-    desk = _desk(folder, limits, _models(model or []))
-    desk.workshop.check_models()
     place, slim = device or "auto", bool(low_memory)
+    desk = _desk(folder, limits, _models(model or []), place)
+    desk.workshop.check_models()
     post = Post(desk.shelf.folder, device=place, low_memory=slim, models=desk.models, limits=limits)
     serve(desk, Address(host, port, token), post, lambda link: _welcome(link, browser))
 
@@ -97,11 +97,11 @@ def _welcome(link: str, browser: bool) -> None:
         webbrowser.open(link)
 
 
-def _desk(folder: Path | None, limits: Any = None, models: Any = None) -> Desk:
+def _desk(folder: Path | None, limits: Any = None, models: Any = None, device: str = "auto") -> Desk:
     from anyv2v.studio.desk import Desk
     from anyv2v.studio.shelf import studio_folder
 
-    return Desk.at((folder or studio_folder()).expanduser().absolute(), limits, models or {})
+    return Desk.at((folder or studio_folder()).expanduser().absolute(), limits, models or {}, device)
 
 
 jobs = typer.Typer(help="Look after the studio's jobs, whether it is open or not.", no_args_is_help=True)

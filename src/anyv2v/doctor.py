@@ -9,6 +9,7 @@ from typing import Any
 from anyv2v.backbones import BLIND, at_hand, cuda_devices, list_backbones, sees_gpu
 from anyv2v.editors import list_editors
 from anyv2v.sidecar import library_versions
+from anyv2v.weights import pick_device
 
 __all__ = ["examine"]
 
@@ -20,7 +21,7 @@ def examine() -> dict[str, Any]:
     known = list_backbones()
     return {
         **library_versions("torchvision"),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else str(pick_device("auto")),
         "cores": os.cpu_count(),
         "memory_bytes": _memory(),
         "free_disk_bytes": shutil.disk_usage(".").free,

@@ -154,7 +154,7 @@ def _windows(job: EditJob, choice: Choice, backbone: Backbone) -> list[_Window]:
     assert choice.checkpoint is not None
     for window in windows(frames_for(job, backbone), *window_for(backbone, job.options)):
         video = Video(window.frames, rate)
-        at_hand = job.trajectory is not None or inversion_at_hand(job, choice.checkpoint, backbone, video)
+        at_hand = inversion_at_hand(job, choice.checkpoint, backbone, video)
         found.append(_Window(len(video) - window.known, at_hand))
     return found
 

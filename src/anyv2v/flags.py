@@ -12,7 +12,7 @@ import typer
 CLIP = "Clip"
 EDIT = "Edit"
 STILL = "First frame"
-METHOD = "Method (the paper's settings unless told otherwise)"
+METHOD = "Method (the paper's settings, but for the inversion, unless told otherwise)"
 DETAIL = "Details of the method: see docs/parity.md"
 MACHINE = "Machine"
 TALK = "Output to the terminal"
@@ -98,7 +98,11 @@ TauTemporal = Annotated[float | None, option(METHOD, "Share of steps that inject
 TauCross = Annotated[float | None, option(METHOD, "Share of steps that inject attention to the text.")]
 Skip = Annotated[int | None, option(METHOD, "Steps left out at the noisy end.")]
 FrameInit = Annotated[
-    str | None, option(DETAIL, "ConsistI2V starts with the edited first frame's layout: none, gaussian.")
+    str | None,
+    option(
+        DETAIL,
+        "ConsistI2V starts with the edited first frame's layout: none, gaussian, butterworth, ideal or box.",
+    ),
 ]
 NoiseShare = Annotated[float | None, option(METHOD, "Share of random noise mixed into the start, 0 to 1.")]
 Seed = Annotated[int | None, option(METHOD, "Seeds everything random.")]
@@ -117,7 +121,9 @@ SourceBranch = Annotated[
 ]
 FrameRate = Annotated[str | None, option(DETAIL, "resample or keep: how frames meet the backbone's rate.")]
 Start = Annotated[float | None, option(CLIP, "Seconds to leave out at the beginning.")]
-Frames = Annotated[int | None, option(CLIP, "Number of frames. Default: one window.")]
+Frames = Annotated[
+    int | None, option(CLIP, "Number of frames. Default: one window of a diffusion backbone, all by flow.")
+]
 Whole = Annotated[bool | None, option(CLIP, "Edit the whole clip, however long, in windows.", "--whole")]
 Window = Annotated[int | None, option(CLIP, "Frames edited at once. Default: the backbone's own number.")]
 Overlap = Annotated[

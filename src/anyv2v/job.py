@@ -291,13 +291,19 @@ def _parsed(key: str, value: Any) -> Any:
 
 def _pairs(key: str, texts: Iterable[Any]) -> dict[str, str]:
     """``name=value`` each; of a model the name may be left out."""
-    pairs = [str(text).partition("=") for text in texts]
     if key == "editor_model":
-        return {name if equals else "": value if equals else name for name, equals, value in pairs}
+        return dict(_model(str(text)) for text in texts)
+    pairs = [str(text).partition("=") for text in texts]
     for name, equals, _ in pairs:
         if not equals:
             raise OptionError(f"setting {name!r}: not of the form name=value")
     return {name.replace("-", "_"): value for name, _, value in pairs}
+
+
+def _model(text: str) -> tuple[str, str]:
+    """A role and its model, whose path may hold an equals sign too."""
+    role, equals, model = text.partition("=")
+    return (role, model) if equals and role.isidentifier() else ("", text)
 
 
 def _numbers(key: str, value: Any, count: int) -> list[int]:

@@ -42,6 +42,7 @@ __all__ = [
     "Outcome",
     "Stopwatch",
     "check",
+    "check_apart",
     "check_files",
     "first_frame_for",
     "frames_for",
@@ -99,7 +100,7 @@ def run_edit(job: EditJob, on_step: OnStep = ignore, load: Load | None = None) -
     """
     choice, editor, watch = check(job), check_still(job), Stopwatch(on_step)
     origin = origin_of(job, choice)
-    if choice.checkpoint and not editor.entry.instant:  # an editor may take minutes
+    if choice.checkpoint:  # before weights of gigabytes, or an editor that takes minutes
         spec_for(job, load_choice(choice, device="meta", dtype="float32"))
     still = first_frame_for(job, editor, watch)
     if still.frame is None:
@@ -165,12 +166,12 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
         backbone: Any = load_for(job, choice, watch)
         video = read_clip(job, backbone)
         trajectory = invert_video(backbone, video, job.options, on_step=watch)
-    kept = of_use(trajectory, backbone, job.options)
+    kept, notices = of_use(trajectory, backbone, job.options), left_out(job, backbone)
     about = identity(backbone, choice.checkpoint, video, job.options)
     save_trajectory(job.output, kept, about, job.options.inversion_steps, overwrite=job.overwrite)
-    result = {"frames": len(video), "seconds": watch.seconds}
+    result = {"frames": len(video), "notices": notices, "seconds": watch.seconds}
     sidecar = write_sidecar(job.output, origin | result, overwrite=job.overwrite)
-    return Outcome(job.output, sidecar, frames=len(video), seconds=watch.seconds)
+    return Outcome(job.output, sidecar, frames=len(video), seconds=watch.seconds, notices=notices)
 
 
 def check(job: VideoJob) -> Choice:
@@ -187,7 +188,7 @@ def check_files(job: Job) -> None:
     """The same of its files alone."""
     outputs = _check_outputs(job)
     _check_span(job)
-    _check_inputs(inputs_of(job), outputs)
+    check_apart(inputs_of(job), outputs)
 
 
 def _check_outputs(job: Job) -> list[Path]:
@@ -236,7 +237,7 @@ def spec_for(job: VideoJob, backbone: Any) -> VideoSpec:
     return replace(spec, frames=min(clip.expected or length, length))
 
 
-def _check_inputs(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
+def check_apart(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
     """They are there, and no output would replace one, or a folder that holds one."""
     for path in inputs.values():
         if not files_of(path):
@@ -440,6 +441,8 @@ def left_out(job: VideoJob, backbone: Backbone) -> list[str]:
     if taken == clip.expected:
         return []
     there = f"{clip.expected} frames at {float(clip.rate):g} fps"
+    if not isinstance(job, EditJob) or job.trajectory:
+        return [f"of {there} the first {taken} are taken, which are one window"]
     return [f"the first {taken} of {there} are edited, and no more; --whole takes all of them"]
 
 

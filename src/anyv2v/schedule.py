@@ -20,6 +20,9 @@ from anyv2v.options import Options
 
 __all__ = ["DDIM", "DDPM", "Schedule", "sampler_of"]
 
+CLEAN = -1
+"""The level that every grid ends on."""
+
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
@@ -105,7 +108,7 @@ class DDIM:
         if not 1 <= steps <= most:
             raise OptionError(f"{steps} steps asked for; this schedule takes 1 to {most}")
         stride = training_steps // steps
-        return tuple(self.offset + k * stride for k in range(steps - 1, -2, -1))
+        return *(self.offset + k * stride for k in range(steps - 1, -1, -1)), CLEAN
 
     def alpha(self, t: int) -> Tensor:
         """The signal's share of the variance at level ``t``, a float32 scalar on the CPU."""

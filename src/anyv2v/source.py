@@ -54,7 +54,8 @@ def inversion_for(
     check_options(backbone, job.options)  # before the work
     about, steps = identity(backbone, checkpoint, video, job.options), job.options.inversion_steps
     if job.trajectory:
-        return Inversion(*load_trajectory(job.trajectory, about, backbone.device), "file")
+        given, steps = load_trajectory(job.trajectory, about, backbone.device)
+        return Inversion(_lacking_nothing(given, backbone, job), steps, "file")
     key = inversion_key(backbone, checkpoint, about, steps)
     held = kept_inversion(key, about, backbone.device) if job.cache else None
     if held and _serves(held, backbone, job.options):
@@ -66,8 +67,15 @@ def inversion_for(
 
 
 def inversion_at_hand(job: EditJob, checkpoint: Path, backbone: Backbone, video: Video) -> bool:
-    """Whether an edit would find its clip's inversion in the cache."""
+    """Whether an edit would find its clip's inversion: in the file that was named, or in the cache.
+
+    Raises:
+        OptionError: The file is no inversion of this clip with these settings, or lacks features.
+    """
     about = identity(backbone, checkpoint, video, job.options)
+    if job.trajectory:
+        _lacking_nothing(load_trajectory(job.trajectory, about, "cpu")[0], backbone, job)
+        return True
     key = inversion_key(backbone, checkpoint, about, job.options.inversion_steps)
     held = kept_inversion(key, about, "cpu") if job.cache else None
     return held is not None and _serves(held, backbone, job.options)
@@ -78,6 +86,14 @@ def of_use(trajectory: Trajectory, backbone: Backbone, options: Options) -> Traj
     asked = {start_level(backbone, options), *source_levels(backbone, options)}
     passed = sorted(asked & trajectory.latents.keys())  # of skipped steps not every level must be there
     return Trajectory({level: trajectory.at(level) for level in passed}, trajectory.features)
+
+
+def _lacking_nothing(given: Trajectory, backbone: Backbone, job: EditJob) -> Trajectory:
+    """The inversion of a file, seen to hold all that sampling will ask for. Raises OptionError."""
+    given.at(start_level(backbone, job.options))
+    for level in recorded_taps(backbone, job.options):
+        given.features_at(level)
+    return given
 
 
 def _serves(held: Trajectory, backbone: Backbone, options: Options) -> bool:

@@ -143,7 +143,10 @@ def load_trajectory(path: Path, about: Mapping[str, str], device: Any) -> tuple[
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"{path} is not an inversion that anyv2v wrote") from error
     if differing := [key for key in about if found.get(key) != about[key]]:
-        raise OptionError(f"{path} is the inversion of something else: {', '.join(differing)} differ")
+        said = (
+            key if key == "frames" else f"{key} ({found.get(key)!r}, not {about[key]!r})" for key in differing
+        )
+        raise OptionError(f"{path} is the inversion of something else: {', '.join(said)} differ")
     if _sum(tensors) != digest:
         raise OptionError(f"{path} is damaged; invert the clip again")
     # Copies, aligned as fresh results are: of a file's own alignment some kernels round differently.

@@ -56,15 +56,16 @@ NOT_SETTINGS = {"job", "dry_run", "quiet", "verbose", "as_json"}
 
 def settings_of_line(given: Mapping[str, Any]) -> dict[str, Any]:
     """The job file's settings under those that were given on the command line."""
-    settings = _read_job(given["job"]) if given["job"] else {}
-    settings |= {key: value for key, value in given.items() if value is not None and key not in NOT_SETTINGS}
+    told = {key: value for key, value in given.items() if value is not None and key not in NOT_SETTINGS}
+    settings = (_read_job(given["job"], told) if given["job"] else {}) | told
     for key, name in {"clip": "CLIP", "output": "--output"}.items():
         if key in given and key not in settings:
             raise OptionError(f"{name} is missing")
     return settings
 
 
-def _read_job(path: Path) -> dict[str, Any]:
+def _read_job(path: Path, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a job file or a sidecar that what was ``told`` does not take the place of."""
     import yaml
 
     try:
@@ -74,15 +75,24 @@ def _read_job(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise OptionError(f"{path} is no job file: it must hold options as keys")
     settings = {str(key).replace("-", "_"): value for key, value in content.items()}
-    return _of_sidecar(settings) if isinstance(settings.get("job"), dict) else settings
+    if isinstance(settings.get("job"), dict):
+        settings = _of_sidecar(settings, anew=bool(told.keys() & {"recipe", "backbone", "model"}))
+    outdone = {name for group in INSTEAD for name in group if told.keys() & group}
+    return {key: value for key, value in settings.items() if key not in outdone}
 
 
-def _of_sidecar(sidecar: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a sidecar's output was made with."""
-    job = {key: value for key, value in sidecar["job"].items() if key not in ("options", "overwrite")}
-    options: dict[str, Any] = sidecar["job"].get("options", {})
-    given = {key: value for key, value in job.items() if value is not None}
-    return given | options | ({"backbone": sidecar["backbone"]} if "backbone" in sidecar else {})
+INSTEAD = {"frames", "duration", "whole"}, {"first_frame", "editor", "command"}
+"""Settings that say the same in different ways: one of them takes the place of the others."""
+
+NOT_AGAIN = {"options", "overwrite", "sheet", "save_frame"}
+"""What of a sidecar's job is not done again: leave to overwrite, and files beside the output."""
+
+
+def _of_sidecar(sidecar: dict[str, Any], *, anew: bool) -> dict[str, Any]:
+    """The settings that a sidecar's output was made with; ``anew`` without options, for another recipe's."""
+    job = {key: value for key, value in sidecar["job"].items() if key not in NOT_AGAIN and value is not None}
+    options: dict[str, Any] = {} if anew else sidecar["job"].get("options", {})
+    return job | options | ({"backbone": sidecar["backbone"]} if "backbone" in sidecar else {})
 
 
 @contextmanager

@@ -106,7 +106,10 @@ class Weights:
         except HFValidationError:
             raise CheckpointError(f"there is no folder {given}") from None
         except LocalEntryNotFoundError:
-            raise weights_missing([self.of(given)]) from None
+            missing = weights_missing([self.of(given)])
+            raise type(missing)(
+                f"there is no folder {given}, and {missing}" if given else str(missing)
+            ) from None
 
     def whole_folder(self, given: str | None = None) -> Path:
         """The same, seen to hold every file that is needed.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from os import W_OK, access
 from os.path import lexists
 from pathlib import Path
@@ -41,12 +41,17 @@ def write(
     .gif, .webp: endless animations, without sound; a WebP stays in memory until it is whole.
     No suffix: a folder of 00000.png, 00001.png, ... without sound.
 
-    The output takes its name only when it is whole. Raises OutputError, see ``check_output``.
+    The output takes its name only when it is whole. Raises OutputError, see ``check_output``, and VideoError
+    if there are no frames.
     """
-    path = check_output(path, overwrite=overwrite)
+    path, rest = check_output(path, overwrite=overwrite), iter(frames)
+    first = list(islice(rest, 1))
+    if not first:
+        raise VideoError(f"{path}: there are no frames to write")
+    frames = chain(first, rest)
     with draft(path, overwrite=overwrite) as temporary:
         if path.suffix:
-            _encode(temporary, iter(frames), ratio(fps), audio, {} if crf is None else {"crf": str(crf)})
+            _encode(temporary, frames, ratio(fps), audio, {} if crf is None else {"crf": str(crf)})
         else:
             _write_stills(temporary, frames)
     return path

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.optim import LBFGS
 
+from anyv2v.editors.canvas import frame_of
 from anyv2v.editors.protocol import Machine, Request, within
 from anyv2v.errors import OptionError
 from anyv2v.models.vgg import LAYERS, VGG19
@@ -135,7 +136,8 @@ class StyleTransfer:
             start = small + resized(change, size)
             painted = self._paint(start, loss, lambda: on_step(Step("edit frame", next(done), total)))
             change = painted.clamp(0, 1) - small
-        return frame_of(frame + resized(change, frame.shape[2:]))
+        edited = frame + resized(change, frame.shape[2:])
+        return frame_of(edited[0].permute(1, 2, 0).numpy())
 
     def _sizes(self, content: Tensor) -> list[tuple[int, int]]:
         """Height and width at each scale, from the coarsest."""
@@ -258,9 +260,3 @@ def resized(picture: Tensor, size: Sequence[int]) -> Tensor:
 def picture_of(frame: Frame) -> Tensor:
     """``[H, W, 3] -> [1, 3, H, W]``, 0 to 1."""
     return torch.from_numpy(frame.astype(np.float32)).permute(2, 0, 1)[None] / 255
-
-
-def frame_of(picture: Tensor) -> Frame:
-    """The frame of a picture; what lies beyond black and white is cut off."""
-    levels = picture[0].clamp(0, 1).permute(1, 2, 0) * 255
-    return np.ascontiguousarray(levels.round().to(torch.uint8).numpy())

@@ -178,23 +178,31 @@ class Desk:
         queue: The jobs.
         limits: What may be asked for.
         models: Checkpoints that the operator named.
+        device: Where jobs are done, see ``load_backbone``.
     """
 
     shelf: Shelf
     queue: Queue
     limits: Limits
     models: Models = field(default_factory=dict)
+    device: str = "auto"
 
     @classmethod
-    def at(cls, folder: Path, limits: Limits | None = None, models: Models = MappingProxyType({})) -> Desk:
+    def at(
+        cls,
+        folder: Path,
+        limits: Limits | None = None,
+        models: Models = MappingProxyType({}),
+        device: str = "auto",
+    ) -> Desk:
         """The desk of a folder, which is made if it is not there. Raises OutputError."""
         limits = limits or Limits()
-        return cls(Shelf(folder, limits), Queue(folder / "queue.db"), limits, models)
+        return cls(Shelf(folder, limits), Queue(folder / "queue.db"), limits, models, device)
 
     @property
     def workshop(self) -> Workshop:
         """Where requests become jobs."""
-        return Workshop(self.shelf, self.limits, self.models)
+        return Workshop(self.shelf, self.limits, self.models, self.device)
 
     # -- clips and pictures
 

@@ -105,11 +105,13 @@ class Workshop:
         shelf: Where ids are files.
         limits: What a request may ask for.
         models: Checkpoints that the operator named; no request names another.
+        device: Where jobs are done, see ``load_backbone``.
     """
 
     shelf: Shelf
     limits: Limits
     models: Models = field(default_factory=dict)
+    device: str = "auto"
 
     def job(self, request: Request, folder: Path) -> EditJob | FrameJob:
         """The job that a request comes to, whose results go into a folder.
@@ -155,7 +157,7 @@ class Workshop:
         if name not in ("auto", *list_backbones()):
             own = [other for other in self.models if other not in (*list_editors(), *list_backbones())]
             raise OptionError(f"no backbone {name!r}; there are {', '.join([*list_backbones(), *own])}")
-        return (choose().entry.name if name == "auto" else name), None
+        return (choose(device=self.device).entry.name if name == "auto" else name), None
 
     def editor(self, name: str) -> EditorEntry:
         """An editor that a request may name: not the one that runs commands. Raises OptionError."""

@@ -103,7 +103,7 @@ class Worker:
 
     def __init__(self, post: Post) -> None:
         self.leaving = Event()
-        self._post, self._desk = post, Desk.at(post.folder, post.limits, post.models)
+        self._post, self._desk = post, Desk.at(post.folder, post.limits, post.models, post.device)
         self._queue = self._desk.queue
         self._model: tuple[Any, Backbone | Carrier] | None = None
 
