@@ -11,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import I2VGenXLUNet
 
 from anyv2v import Options, Video, diffuse, load_backbone
+from anyv2v.backbones.i2vgen_xl import image_latents
 from anyv2v.evaluation.scenes import HELD_OUT
+from training.__main__ import main as train
 from training.clips import FIRST_SEED, Clips, make_clip
+from training.copying import start_copying
 from training.net import mix
 from training.parts import new_vae
 from training.recipe import RECIPES
+from training.vae import _shown, balanced
 
 ROOT = Path(__file__).parent.parent
 
@@ -73,6 +78,47 @@ def test_a_new_vae_keeps_the_mean_colours() -> None:
     assert inside.isfinite().all()
 
 
+@torch.no_grad()
+def test_balanced_latents_are_the_same_picture_and_count_alike() -> None:
+    vae = new_vae(RECIPES["smoke"]).eval()
+    vae.post_quant_conv.weight[:, :, 0, 0] += torch.diag(torch.tensor([0.0, 2, 5, 0]))
+    frames = torch.rand(8, 3, 16, 16) * 2 - 1
+    ours = balanced(vae, frames)
+    z, other = vae.encode(frames).latent_dist, ours.encode(frames).latent_dist
+    torch.testing.assert_close(ours.decode(other.mean).sample, vae.decode(z.mean).sample, atol=1e-4, rtol=0)
+    torch.testing.assert_close(other.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    assert other.mean.std().item() == pytest.approx(1 / ours.config.scaling_factor, rel=1e-4)
+    torch.testing.assert_close(
+        other.std / other.mean.std((0, 2, 3), keepdim=True), z.std / z.mean.std((0, 2, 3), keepdim=True)
+    )
+    before, after = _shown(vae, z.mean)[:3], _shown(ours, other.mean)[:3]  # the fourth is not used yet
+    assert before.max() > 3 * before.min()
+    assert after.max() < 1.5 * after.min()
+
+
+@torch.no_grad()
+def test_a_new_net_takes_every_frame_for_the_first() -> None:
+    """At pure noise, whose velocity is the clean latents with their sign turned."""
+    recipe = RECIPES["cpu"]
+    net = I2VGenXLUNet(
+        sample_size=16,
+        block_out_channels=recipe.widths,
+        cross_attention_dim=8,
+        attention_head_dim=16,
+        norm_num_groups=8,
+    ).eval()
+    start_copying(net, frames=5)
+    first = torch.nn.functional.interpolate(torch.randn(1, 4, 4, 4), (16, 16), mode="bicubic")
+    told = {
+        "fps": torch.tensor([8]),
+        "image_latents": image_latents(first[:, :, None], 5),
+        "image_embeddings": torch.randn(1, 1, 8),
+        "encoder_hidden_states": torch.randn(1, 3, 8),
+    }
+    velocity = net(torch.randn(1, 4, 5, 16, 16), torch.tensor([999]), **told).sample
+    assert (velocity + first[:, :, None]).square().mean() < 0.05 * first.square().mean()
+
+
 def test_velocity_by_its_definition() -> None:
     z0, noise = torch.randn(2, 1, 4, 2, 2, 2)
     alpha = torch.tensor(0.36).view(1, 1, 1, 1, 1)
@@ -83,19 +129,15 @@ def test_velocity_by_its_definition() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
+    """By the command line; the runs that go on from it are called, as a process takes seconds to begin."""
     out = tmp_path_factory.mktemp("mini")
-    train(out)
-    return out
-
-
-def train(out: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "training", "smoke", "--out", str(out), "--device", "cpu", *words]
+    command = [sys.executable, "-m", "training", "smoke", "--out", str(out), "--device", "cpu"]
     alone = os.environ | {
         "OMP_NUM_THREADS": "1"
     }  # threads that wait for each other starve beside other tests
     done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return out
 
 
 def test_a_run_leaves_a_checkpoint_that_edits(trained: Path) -> None:
@@ -111,14 +153,20 @@ def test_a_run_leaves_a_checkpoint_that_edits(trained: Path) -> None:
 
 def test_a_run_goes_on_where_it_was_left(trained: Path) -> None:
     spent = [json.loads((trained / stage / "curve.json").read_text()) for stage in ("vae", "net")]
-    train(trained, "--minutes", "0.04")
+    train("smoke", trained, minutes=0.04, device="cpu")
     later = [json.loads((trained / stage / "curve.json").read_text()) for stage in ("vae", "net")]
     assert later[0] == spent[0]  # its time was over
     assert later[1]["steps"] > spent[1]["steps"]
     assert later[1]["curve"][: len(spent[1]["curve"])] == spent[1]["curve"]
 
 
+def test_a_run_that_is_paused_is_saved(tmp_path: Path) -> None:
+    train("smoke", tmp_path, vae_minutes=5, pause=0.01, device="cpu")
+    assert (tmp_path / "vae" / "state.pt").exists()
+    assert not (tmp_path / "net" / "state.pt").exists()
+
+
 def test_a_finished_run_is_left_alone(trained: Path) -> None:
     before = (trained / "net" / "state.pt").read_bytes()
-    train(trained, "--minutes", "0.0001")
+    train("smoke", trained, minutes=0.0001, device="cpu")
     assert (trained / "net" / "state.pt").read_bytes() == before

@@ -7,7 +7,10 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
+import math
+import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +29,9 @@ from training.net import NetLearner
 from training.parts import PIXELS, new_nets, new_vae, scheduler, tokenizer, write_index, write_part
 from training.recipe import RECIPES, Recipe
 from training.stage import train
-from training.vae import VaeLearner, latent_scale
+from training.vae import VaeLearner, balanced
+
+JUDGED = 128  # frames by which the VAE's latents are balanced
 
 
 def main(
@@ -38,6 +43,9 @@ def main(
         float | None, typer.Option(help="Time for the VAE, instead of the recipe's.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Time for the net, instead of the recipe's.")] = None,
+    pause: Annotated[
+        float, typer.Option(metavar="MINUTES", help="Stop after so long, saved; the same line goes on.")
+    ] = math.inf,
     device: str = "auto",
 ) -> None:
     """Train the embedded model: its VAE, then its net. The checkpoint is in OUT/checkpoint."""
@@ -48,17 +56,19 @@ def main(
         (out / folder).mkdir(parents=True, exist_ok=True)
     write_index(out / "checkpoint", recipe)
     write_part(out / "checkpoint", "scheduler", scheduler())
-    train_vae(recipe, out, where)
-    train_net(recipe, out, where)
+    began = time.monotonic()
+    train_vae(recipe, out, where, pause)
+    pause -= (time.monotonic() - began) / 60
+    if pause > 0:
+        train_net(recipe, out, where, pause)
 
 
-def train_vae(recipe: Recipe, out: Path, device: torch.device) -> None:
+def train_vae(recipe: Recipe, out: Path, device: torch.device, pause: float) -> None:
     """Stage 1."""
     learner = VaeLearner(new_vae(recipe), recipe, device)
-    told = next(learner.batches(0))
 
-    def publish(vae: Any) -> None:
-        vae.register_to_config(scaling_factor=latent_scale(vae, told))
+    def publish(average: Any) -> None:
+        vae = balanced(average, torch.cat(list(islice(learner.batches(0), JUDGED // recipe.vae_batch))))
         write_part(out / "checkpoint", "vae", vae)
         decibels = pictures.given_back(vae, recipe, out / "vae" / "sample.png")
         pictures.curve(out / "vae", "VAE: absolute and squared error, and prior")
@@ -72,11 +82,12 @@ def train_vae(recipe: Recipe, out: Path, device: torch.device) -> None:
         rate=recipe.vae_rate,
         save_minutes=recipe.save_minutes,
         publish=publish,
+        pause=pause,
     )
     print(f"VAE: {spent.steps} steps, {spent.clips} clips, {spent.seconds / 60:.1f} minutes")
 
 
-def train_net(recipe: Recipe, out: Path, device: torch.device) -> None:
+def train_net(recipe: Recipe, out: Path, device: torch.device, pause: float) -> None:
     """Stage 2, in the latents of stage 1."""
     checkpoint = out / "checkpoint"
     vae = AutoencoderKL.from_pretrained(checkpoint / "vae", variant="fp16", local_files_only=True).float()
@@ -111,6 +122,7 @@ def train_net(recipe: Recipe, out: Path, device: torch.device) -> None:
         rate=recipe.rate,
         save_minutes=recipe.save_minutes,
         publish=publish,
+        pause=pause,
     )
     print(f"net: {spent.steps} steps, {spent.clips} clips, {spent.seconds / 60:.1f} minutes")
 

@@ -17,6 +17,7 @@ from training.recipe import Recipe
 
 __all__ = ["NetLearner"]
 
+LEAST = 0.05  # the least weight of a level
 UNTOLD = (0.1, 0.15, 0.2)  # up to where neither is told, the caption is not, the picture is not
 
 
@@ -44,7 +45,10 @@ class NetLearner:
         return stream(first, recipe.side, recipe.frames, batch=recipe.batch, workers=recipe.workers)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of the velocity."""
+        """Mean squared error of the clean latents, but for the cleanest levels, which would not count at all.
+
+        That of the velocity is mostly of levels where almost nothing is left to foresee.
+        """
         pixels, captions, fps = batch
         clips = pixels.to(self.device).float() / 255
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -55,7 +59,8 @@ class NetLearner:
             noise = torch.randn_like(z0)
             z, velocity = mix(alpha, z0, noise)
             out = self.nets["unet"](z, t, fps=fps.to(self.device), **told, return_dict=False)[0]
-        return F.mse_loss(out.float(), velocity)
+        weight = (1 - alpha).clamp(min=LEAST)
+        return (weight * (out.float() - velocity).square()).mean()
 
     @torch.no_grad()
     def _encode(self, clips: Tensor) -> Tensor:

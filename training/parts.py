@@ -22,6 +22,7 @@ from transformers import (
 from anyv2v.evaluation.captions import describe
 from anyv2v.evaluation.scenes import EDITS, MOTIONS, edit_scene, sample_scene
 from training.clips import FIRST_SEED
+from training.copying import GROUPS, start_copying
 from training.recipe import Recipe
 from training.start import start_linear
 
@@ -61,8 +62,9 @@ def new_nets(recipe: Recipe, words: CLIPTokenizer) -> nn.ModuleDict:
         block_out_channels=recipe.widths,
         cross_attention_dim=WIDTH,
         attention_head_dim=recipe.head,
-        norm_num_groups=8,
+        norm_num_groups=GROUPS,
     )
+    start_copying(net, recipe.frames)
     encoder = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
     text = CLIPTextConfig(
         **encoder,
@@ -77,12 +79,6 @@ def new_nets(recipe: Recipe, words: CLIPTokenizer) -> nn.ModuleDict:
     image = CLIPVisionConfig(
         **encoder, num_hidden_layers=2, image_size=32, patch_size=8, projection_dim=WIDTH
     )
-    for (
-        name,
-        module,
-    ) in net.named_modules():  # every residual branch starts at zero (Ho et al., arXiv 2006.11239)
-        if name.endswith(("conv2", "conv_out")) and isinstance(module, nn.Conv2d):
-            nn.init.zeros_(module.weight)
     nets = {
         "unet": net,
         "text_encoder": CLIPTextModel(text),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from anyv2v.drafts import draft
 
@@ -57,6 +58,7 @@ def train(
     rate: float,
     save_minutes: float,
     publish: Callable[[nn.Module], None],
+    pause: float = math.inf,
 ) -> Spent:
     """Train until ``minutes`` are spent, all earlier calls on this folder counted in.
 
@@ -71,21 +73,25 @@ def train(
         rate: Learning rate.
         save_minutes: How often the state is saved and ``publish`` called.
         publish: Is given the averaged nets, to write and to look at.
+        pause: Minutes after which this call stops, saved, however much is left.
     """
-    optimizer = torch.optim.AdamW(learner.nets.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01)
-    average = AveragedModel(learner.nets, multi_avg_fn=_average)
+    optimizer = torch.optim.AdamW(
+        learner.nets.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    average = deepcopy(learner.nets)
     spent = _resume(folder, learner, optimizer, average)
     batches, losses = learner.batches(spent.clips), []
     began, saved = time.monotonic() - spent.seconds, spent.seconds
+    end = min(60 * minutes, spent.seconds + 60 * pause)
     with _progress(minutes) as tell:
-        while spent.seconds < 60 * minutes:
+        while spent.seconds < end:
             for group in optimizer.param_groups:
                 group["lr"] = rate * _rate(spent, minutes)
             losses.append(_step(learner, next(batches), optimizer))
-            average.update_parameters(learner.nets)
+            _follow(average, learner.nets, spent.steps)
             spent.steps, spent.clips = spent.steps + 1, spent.clips + batch
             spent.seconds = time.monotonic() - began
-            due = spent.seconds - saved > 60 * save_minutes or spent.seconds >= 60 * minutes
+            due = spent.seconds - saved > 60 * save_minutes or spent.seconds >= end
             if due or len(losses) == REPORTED:
                 loss = torch.stack(losses).mean().item()
                 spent.curve.append((spent.seconds, spent.clips, loss))
@@ -93,7 +99,7 @@ def train(
                 losses = []
             if due:
                 _note(folder, spent)
-                publish(average.module)  # before the state, so that what is cut short here is made again
+                publish(average)  # before the state, so that what is cut short here is made again
                 _save(folder, learner, optimizer, average, spent)
                 saved, began = spent.seconds, time.monotonic() - spent.seconds
     return spent
@@ -115,14 +121,13 @@ def _rate(spent: Spent, minutes: float) -> float:
 
 
 @torch.no_grad()
-def _average(means: Any, now: Any, count: Any) -> None:
+def _follow(average: nn.Module, nets: nn.Module, steps: int) -> None:
     """A running average that forgets its beginning faster while it is young."""
-    torch._foreach_lerp_(means, now, max(AVERAGED, 9 / (10 + float(count))))
+    share = max(AVERAGED, 9 / (10 + steps))
+    torch._foreach_lerp_(list(average.parameters()), list(nets.parameters()), share)
 
 
-def _resume(
-    folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, average: AveragedModel
-) -> Spent:
+def _resume(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, average: nn.Module) -> Spent:
     path = folder / "state.pt"
     if not path.exists():
         return Spent()
@@ -135,7 +140,7 @@ def _resume(
 
 
 def _save(
-    folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, average: AveragedModel, spent: Spent
+    folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, average: nn.Module, spent: Spent
 ) -> None:
     with draft(folder / "state.pt", overwrite=True) as path:
         states = {"nets": learner.nets, "optimizer": optimizer, "average": average}

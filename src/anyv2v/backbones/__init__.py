@@ -116,7 +116,7 @@ _BUILT_IN = (
         "anyv2v.backbones.mini:Mini",
         pipelines=("AnyV2VMini", "I2VGenXLPipeline"),
         weights=Weights(None, 0.03, "MIT", shipped=Path(__file__).parent / "mini_weights"),
-        recipes=_recipes(guidance=1.0),
+        recipes=_recipes(guidance=1.0, skip=0),
     ),
 )
 
@@ -168,7 +168,7 @@ def recipe(name: str = "default", backbone: str = "auto", model: str | None = No
 
     Args:
         name: ``default`` does what is right; ``paper`` keeps every quirk of the reference that changes its
-            numbers.
+            numbers; ``fast`` asks the net for least.
         backbone: Whose; one that is not in the registry takes I2VGen-XL's, the paper's.
         model: See ``choose``.
 
@@ -270,7 +270,7 @@ def _best_on(device: str) -> Choice:
     from anyv2v.backbones.checkpoint import find
 
     flow, diffusion = list_backbones()["flow"], list_backbones()["i2vgen-xl"]
-    if device != "auto" and not device.startswith("cuda"):
+    if device not in ("auto", "meta") and not device.startswith("cuda"):
         return Choice(flow, reason=f"optical flow carries the edit, as it is the quick one on {device}")
     if not cuda_devices():
         return Choice(
