@@ -284,6 +284,8 @@ def _parsed(key: str, value: Any) -> Any:
         return [_numbers(key, point, 2) for point in (value if several else [value])]
     if key == "mask_box" and value is not None:
         return _numbers(key, value, 4)
+    if key == "pick" and not (isinstance(value, int) or str(value).isdecimal() or value in ("best", "ask")):
+        raise OptionError(f"pick is {value!r}; it must be the number of a candidate, best or ask")
     if key == "reference" and isinstance(value, str | Path):
         return [value]
     return value

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from anyv2v.errors import OptionError
 from anyv2v.video import Size
 
-__all__ = ["NEGATIVE_PROMPT", "RECIPES", "Options"]
+__all__ = ["NEGATIVE_PROMPT", "RECIPES", "Options", "within"]
 
 NEGATIVE_PROMPT = (
     "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
@@ -115,30 +115,15 @@ class Options:
     frame_rate: Literal["resample", "keep"] = "resample"
 
     def __post_init__(self) -> None:
-        for name in (
-            "tau_conv",
-            "tau_spatial",
-            "tau_temporal",
-            "tau_cross",
-            "noise_share",
-            "guidance_rescale",
-            "guidance_until",
-        ):
-            _check(name, getattr(self, name), 0.0, 1.0)
-        _check("guidance", self.guidance, 1.0, 1000.0)
-        _check("image_guidance", self.image_guidance, 1.0, 1000.0)
-        _check("steps", self.steps, 1, 1000)
-        _check("inversion_steps", self.inversion_steps, 1, 1000)
-        _check("inversion_iterations", self.inversion_iterations, 1, 100)
-        _check("deep_every", self.deep_every, 1, 1000)
-        _check("skip", self.skip, 0, self.steps - 1)
-        if self.window is not None:
-            _check("window", self.window, 2, 1000)
-        if self.overlap is not None:
-            _check("overlap", self.overlap, 1, (self.window or 1000) - 1)
-        if self.start_level is not None:
-            _check("start_level", self.start_level, 0, 999)
-        _check("seed", self.seed, 0, 2**63 - 1)
+        within(self, 0, 1, "tau_conv", "tau_spatial", "tau_temporal", "tau_cross")
+        within(self, 0, 1, "noise_share", "guidance_rescale", "guidance_until")
+        within(self, 1, 1000, "guidance", "image_guidance", "steps", "inversion_steps", "deep_every")
+        within(self, 1, 100, "inversion_iterations")
+        within(self, 0, self.steps - 1, "skip")
+        within(self, 2, 1000, "window")
+        within(self, 1, (self.window or 1000) - 1, "overlap")
+        within(self, 0, 999, "start_level")
+        within(self, 0, 2**63 - 1, "seed")
         if self.source_branch == "recorded":
             self._check_recorded()
 
@@ -160,9 +145,12 @@ class Options:
             raise OptionError("source branch recorded knows no edited frame; take source frame source")
 
 
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # not a number is outside of everything
-        raise OptionError(f"{name.replace('_', ' ')} is {value:g}; it must be {low:g} to {high:g}")
+def within(settings: Any, low: float, high: float, *names: str) -> None:
+    """Raises OptionError for settings that do not lie in a range; those left out do."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:  # not a number is outside of everything
+            raise OptionError(f"{name.replace('_', ' ')} is {value:g}; it must be {low:g} to {high:g}")
 
 
 RECIPES: Mapping[str, Options] = MappingProxyType(

@@ -71,7 +71,7 @@ def check_still(job: StillJob) -> EditorChoice:
     name, settings = _editor_of(job)
     entry = editor_named(name)
     _check_given(job, entry)
-    for role in {"segmentation"} & _pointed(job) | HELPERS.keys() & job.editor_model.keys():
+    for role in _pointed(job) | HELPERS.keys() & job.editor_model.keys():
         _helper(job, role)
     models = {role: model for role, model in job.editor_model.items() if role not in HELPERS}
     choice = choose_editor(name, models, settings)

@@ -112,7 +112,7 @@ class I2VGenXL(LatentBackbone):
         ``image_latents`` ``[rows, 4, F, h, w]`` and ``fps`` ``[rows]``. A first frame of another size than
         the clip's is scaled and cropped around its centre.
         """
-        prompts = [options.negative_prompt, prompt] if options and options.guidance > 1 else [prompt]
+        prompts = self.prompts(prompt, options)
         rows = len(prompts)
         seen = self._image_embeddings(first_frame, spec.size.width)
         first = self.encode_frame(centre_crop(first_frame, spec.size), generator)[:, :, None]

@@ -156,6 +156,10 @@ class LatentBackbone:
         """The negative prompt's and the prompt's, or the prompt's alone."""
         return 2 if options.guidance > 1 else 1
 
+    def prompts(self, prompt: str, options: Options | None) -> list[str]:
+        """The text of each of them."""
+        return [options.negative_prompt, prompt] if options and self.rows(options) > 1 else [prompt]
+
     def guide(self, out: Tensor, options: Options) -> Tensor:
         """Classifier-free guidance (arXiv 2207.12598), rescaled to the prompt's contrast (2305.08891)."""
         if len(out) == 1:

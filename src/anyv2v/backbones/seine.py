@@ -113,7 +113,7 @@ class SEINE(LatentBackbone):
         The keys are ``encoder_hidden_states`` ``[rows, 77, D]`` and ``given`` ``[rows, 5, F, h, w]``: the
         mask, 0 where a frame is given and else 1, and the latents of what is given.
         """
-        prompts = [options.negative_prompt, prompt] if options and options.guidance > 1 else [prompt]
+        prompts = self.prompts(prompt, options)
         first = self.encode_frame(first_frame, generator, spec.size)
         grey = torch.zeros(1, 3, spec.size.height, spec.size.width, device=self.device)
         draws = spec.frames - 1 if generator else 1  # without noise all of them are equal

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anyv2v.editors.collage import FEWEST, SIDE, Place, Variant, cut_out
-from anyv2v.editors.protocol import Machine, Mask, Request, within
+from anyv2v.editors.protocol import Machine, Mask, Request
 from anyv2v.errors import CheckpointError, EditorError, OptionError
+from anyv2v.options import within
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.schedule import DDIM
 from anyv2v.video import Frame

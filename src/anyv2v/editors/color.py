@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anyv2v.editors.protocol import Machine, Mask, Request, within
+from anyv2v.editors.protocol import Machine, Mask, Request
+from anyv2v.options import within
 from anyv2v.progress import OnStep, ignore
 from anyv2v.video import Frame
 

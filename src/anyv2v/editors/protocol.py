@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from anyv2v.errors import OptionError
 from anyv2v.progress import OnStep, ignore
 from anyv2v.video import Frame
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Editor", "LoadableEditor", "Machine", "Mask", "Request", "within"]
+__all__ = ["Editor", "LoadableEditor", "Machine", "Mask", "Request"]
 
 Mask = NDArray[np.bool_]  # [H, W], true where something is
 
@@ -96,11 +95,3 @@ class LoadableEditor(Editor, Protocol):
             CheckpointError: Weights that are broken, incomplete or another model's.
         """
         ...
-
-
-def within(settings: Any, low: float, high: float, *names: str) -> None:
-    """Raises OptionError for settings that do not lie in a range."""
-    for name in names:
-        value = getattr(settings, name)
-        if not low <= value <= high:  # not a number is outside of everything
-            raise OptionError(f"{name.replace('_', ' ')} is {value:g}; it must be {low:g} to {high:g}")

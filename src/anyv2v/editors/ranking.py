@@ -47,7 +47,6 @@ def score(
     *,
     clip: CLIP | None = None,
     text: str = "",
-    source_text: str = "a photo",
 ) -> Score:
     """Score an edit.
 
@@ -57,7 +56,6 @@ def score(
         mask: Where it may change, ``[H, W]``.
         clip: Judges whether the edit does as told, if it is at hand and there is a text.
         text: What the edit shows, or what was to be done.
-        source_text: What the source shows.
     """
     within = np.ones(source.shape[:2], bool) if mask is None else mask
     outside = within if mask is None or mask.all() else ~mask
@@ -66,7 +64,7 @@ def score(
         changed=_change(source, edited, within),
         structure=_cosine(_contours(source)[outside], _contours(edited)[outside]),
         sharpness=min(detail, 1 / max(detail, 1e-6)),
-        alignment=_alignment(clip, source, edited, source_text, text) if clip and text else 0.0,
+        alignment=_alignment(clip, source, edited, text) if clip and text else 0.0,
     )
 
 
@@ -102,6 +100,7 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.vdot(a, b)) / max(lengths, 1e-6)
 
 
-def _alignment(clip: CLIP, source: Frame, edited: Frame, source_text: str, text: str) -> float:
-    pictures, texts = clip.pictures([source, edited]), clip.texts([source_text, text])
+def _alignment(clip: CLIP, source: Frame, edited: Frame, text: str) -> float:
+    """Whether the picture moves as the text does, from what any picture is."""
+    pictures, texts = clip.pictures([source, edited]), clip.texts(["a photo", text])
     return _cosine((pictures[1] - pictures[0]).numpy(force=True), (texts[1] - texts[0]).numpy(force=True))

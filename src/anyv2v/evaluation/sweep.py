@@ -116,6 +116,7 @@ def turned(knobs: Sequence[Knob], options: Options) -> dict[str, Options]:
 
 
 CURVES = {"psnr_edit": ("in the edit", "#d1495b"), "psnr_rest": ("outside", "#30638e")}
+UNEDITED = {"psnr": ("given back", "#30638e")}
 
 
 def write_plot(path: Path, scores: Sequence[Score], knobs: Sequence[Knob], *, overwrite: bool) -> None:
@@ -131,11 +132,12 @@ def write_plot(path: Path, scores: Sequence[Score], knobs: Sequence[Knob], *, ov
     others = [row for row in rows.values() if row not in of_knob.values()]
     options = list(dict.fromkeys(knob.option for knob in knobs))
     figure = Figure(figsize=(4.2 * len(options), 3.6), layout="constrained")
+    curves = CURVES if any(row.metrics["psnr_edit"] for row in of_knob.values()) else UNEDITED
     axes = figure.subplots(1, len(options), sharey=True, squeeze=False)[0]
     for place, option in zip(axes, options, strict=True):
         at = _places([knob for knob in of_knob if knob.option == option])
         points = {x: of_knob[knob] for x, knob in at.items()}
-        for metric, look in CURVES.items():
+        for metric, look in curves.items():
             if measured := {x: found for x, row in points.items() if (found := row.metrics[metric])}:
                 _curve(place, measured, *look)
         _levels(place, others)
