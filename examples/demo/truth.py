@@ -24,7 +24,7 @@ EDIT, MOTION, SIDE, FRAMES = "recolour", "occlusion", 64, 8
 def main(out: Path) -> None:
     (case,) = rendered_cases(1, (EDIT,), (MOTION,), side=SIDE, frames=FRAMES)
     source, truth = anyv2v.Video(case.task.source, case.task.fps), case.task.truth
-    options = replace(anyv2v.recipe("fast", backbone="mini"), steps=25, inversion_steps=25)
+    options = replace(anyv2v.recipe("fast", backbone="mini"), steps=10, inversion_steps=10)
     rows = {"source": source.frames}
     for backbone, name in {"mini": "AnyV2V", "flow": "optical flow"}.items():
         with progress(silent=False) as on_step:
