@@ -20,8 +20,7 @@ from anyv2v.options import Options
 
 __all__ = ["DDIM", "DDPM", "Schedule", "sampler_of"]
 
-CLEAN = -1
-"""The level that every grid ends on."""
+CLEAN = -1  # as is every level below
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
@@ -108,7 +107,8 @@ class DDIM:
         if not 1 <= steps <= most:
             raise OptionError(f"{steps} steps asked for; this schedule takes 1 to {most}")
         stride = training_steps // steps
-        return *(self.offset + k * stride for k in range(steps - 1, -1, -1)), CLEAN
+        levels = (self.offset + k * stride for k in range(steps - 1, -1, -1))
+        return *levels, min(self.offset - stride, CLEAN)
 
     def alpha(self, t: int) -> Tensor:
         """The signal's share of the variance at level ``t``, a float32 scalar on the CPU."""

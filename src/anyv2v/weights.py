@@ -108,7 +108,7 @@ class Weights:
         except LocalEntryNotFoundError:
             missing = weights_missing([self.of(given)])
             raise type(missing)(
-                f"there is no folder {given}, and {missing}" if given else str(missing)
+                f"{missing}; nor is there a folder {given}" if given else f"{missing}"
             ) from None
 
     def whole_folder(self, given: str | None = None) -> Path:
