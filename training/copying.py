@@ -16,9 +16,7 @@ from torch import nn
 
 __all__ = ["GROUPS", "start_copying"]
 
-GROUPS = (
-    8  # of every normalisation; those of the first widths are the four channels' copies, then their images
-)
+GROUPS = 8  # of every normalisation: at full size four for what is copied, then four for the images
 LATENTS = 4  # channels of a latent
 K = 4.0
 
@@ -51,8 +49,7 @@ def _pass_images(net: Any) -> None:
     first, _, second, _, last = net.image_latents_proj_in
     for conv, weight in ((first, split), (second, split @ split.T), (last, split.T)):
         rows = slice(0, len(weight))
-        nn.init.zeros_(conv.weight[rows])
-        nn.init.zeros_(conv.bias[rows])
+        _silence_rows(conv, rows)
         conv.weight[rows, : weight.shape[1], 1, 1] = weight
     encoder = net.image_latents_temporal_encoder
     _silence(encoder.attn1.to_out[0])
@@ -79,9 +76,7 @@ def _lay_first_into_all(layer: Any, width: int, frames: int) -> None:
     layer.proj_in.weight[: mean.stop] = 0
     nn.init.zeros_(layer.proj_in.bias)
     others = 0.3 * layer.proj_in.weight[mean.stop :]
-    layer.proj_in.weight[mean.stop :] = others - others.mean(
-        0
-    )  # or the norm would take their mean off the image
+    layer.proj_in.weight[mean.stop :] = others - others.mean(0)  # else the norm takes it off the image
     layer.proj_in.weight[image, [_members(LATENTS + c, width).start for c in range(LATENTS)]] = torch.eye(4)
     layer.proj_in.bias[level] = torch.tensor([2 * K, -2 * K])
     # What the rows read is normalised too, so that it has a variance of one.
