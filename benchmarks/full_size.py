@@ -31,7 +31,8 @@ from anyv2v.backbones.chunking import spare
 from anyv2v.backbones.i2vgen_xl import I2VGenXL
 from anyv2v.carry import invert_video
 from anyv2v.compiling import compile_regions
-from anyv2v.fitting import cost
+from anyv2v.deep import Mode
+from anyv2v.fitting import Cost, cost
 from anyv2v.footprint import Footprint, rehearse
 from anyv2v.host import gpu
 from anyv2v.progress import Step
@@ -205,8 +206,8 @@ class Bench:
         limit = 1e9 * (trial.gigabytes or float("inf"))
         return rehearse(hollow, self.spec(hollow), options, low_memory=trial.low_memory, limit=limit)
 
-    def flops(self) -> float:
-        """Of a call of the net with one row."""
+    def flops(self) -> tuple[float, float]:
+        """Of a call of the net with one row: of all its layers, and of those that never rest."""
         hollow = self._backbone("meta", False)
         spec = self.spec(hollow)
         blank = np.zeros((spec.frames, spec.size.height, spec.size.width, 3), np.uint8)
@@ -214,9 +215,13 @@ class Bench:
             hollow.encode(blank[:1]).expand(-1, -1, spec.frames, -1, -1),
             hollow.condition(blank[0], "", spec),
         )
-        with FlopCounterMode(display=False) as counter:
-            hollow.denoise(z, 1, told)
-        return float(counter.get_total_flops())
+
+        def counted(mode: Mode) -> float:
+            with FlopCounterMode(display=False) as counter, hollow.deep.mode(mode, 1):
+                hollow.denoise(z, 1, told)
+            return float(counter.get_total_flops())
+
+        return counted("keep"), counted("reuse")
 
     def peak_rate(self) -> float:
         """FLOP a second of a large product of matrices: what the chip can do, as far as its library can."""
@@ -269,6 +274,8 @@ def limited(gigabytes: float | None) -> Iterator[None]:
 
 COLUMNS = (
     "rows",
+    "whole rows",
+    "times less work",
     "encode",
     "invert",
     "propagate",
@@ -286,10 +293,13 @@ class Table:
     """Rows in Markdown, as soon as they are known; the first is what the others are compared with."""
 
     def __init__(self, bench: Bench) -> None:
-        self.bench, self.slowest = bench, 0.0
-        self.flops, self.rate = bench.flops(), bench.peak_rate()
-        print(f"A row takes the net {self.flops / 1e12:.3g} TFLOP; a product of matrices reaches ", end="")
-        print(f"{self.rate / 1e12:.4g} TFLOP/s. {bench.told.share:g} of the steps were run.\n")
+        self.bench, self.slowest, self.most = bench, 0.0, 0.0
+        (self.whole, self.least), self.rate = bench.flops(), bench.peak_rate()
+        print(f"A row takes the net {self.whole / 1e12:.3g} TFLOP, where its deep layers rest ", end="")
+        print(
+            f"{self.least / 1e12:.3g}; a product of matrices reaches {self.rate / 1e12:.4g} TFLOP/s. ", end=""
+        )
+        print(f"{bench.told.share:g} of the steps were run.\n")
         print(f"| | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}", flush=True)
 
     def write(self, name: str, trial: Trial) -> None:
@@ -312,11 +322,13 @@ class Table:
             held = {"GB of this run": most / 1e9, "and foretold": bench.foretell(trial, short).peak / 1e9}
         peaks = bench.foretell(trial, full).peaks
         for inverted, label, stages in ((False, name, first), (True, f"{name}: second edit", second)):
-            rows = cost(backbone, full, inverted=inverted).rows
+            work = cost(backbone, full, inverted=inverted)
             peak = max(peaks[stage] for stage in stages)
-            self.row(label, stages, rows, ({} if inverted else held) | {"GB foretold": peak / 1e9})
+            self.row(label, stages, work, ({} if inverted else held) | {"GB foretold": peak / 1e9})
 
-    def row(self, label: str, stages: Mapping[str, float], rows: int, held: Mapping[str, float]) -> None:
+    def row(self, label: str, stages: Mapping[str, float], work: Cost, held: Mapping[str, float]) -> None:
+        flops = work.whole * self.whole + (work.rows - work.whole) * self.least
+        self.most = self.most or flops
         seconds = sum(stages.values())
         self.slowest = self.slowest or seconds
         working = stages.get("invert", 0.0) + stages["propagate"]
@@ -324,10 +336,12 @@ class Table:
             dict(stages)
             | held
             | {
-                "rows": rows,
+                "rows": work.rows,
+                "whole rows": work.whole,
+                "times less work": self.most / flops,
                 "seconds": seconds,
                 "times faster": self.slowest / seconds,
-                "of the matrix peak": rows * self.flops / working / self.rate,
+                "of the matrix peak": flops / working / self.rate,
             }
         )
         told = (f"{figures[name]:.3g}" if name in figures else "" for name in COLUMNS)

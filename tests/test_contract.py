@@ -13,7 +13,7 @@ from anyv2v import Condition, Options, Size, Video, VideoSpec, diffuse, edit, lo
 from anyv2v.backbones import list_backbones
 from anyv2v.backbones.protocol import Backbone
 from anyv2v.errors import OptionError
-from anyv2v.fitting import cost
+from anyv2v.fitting import Cost, cost
 from golden_data import Golden
 
 # Of the backbones of this package; another package's are its own to test.
@@ -129,11 +129,15 @@ def test_the_cost_is_what_was_foretold(
 
 def assert_cost_is_foretold(backbone: Backbone, video: Video, options: Options) -> None:
     rows: list[int] = []
-    hook = backbone.net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    whole: list[int] = []
+    hooks = [
+        backbone.net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0]))),
+        backbone.net.mid_block.resnets[0].register_forward_pre_hook(lambda *_: whole.append(rows[-1])),
+    ]
     result = diffuse(backbone, video, video.frames[1], "a blue cat", options)
-    hook.remove()
-    expected = cost(backbone, options)
-    assert (len(rows), sum(rows)) == (expected.calls, expected.rows)
+    for hook in hooks:
+        hook.remove()
+    assert cost(backbone, options) == Cost(len(rows), sum(rows), sum(whole))
     assert result.frames.shape == video.frames.shape
 
 
@@ -146,11 +150,12 @@ def test_the_cost_of_every_inversion_is_what_was_foretold(
 ) -> None:
     options = Options(
         steps=5,
-        inversion_steps=5,
+        inversion_steps=10,
         guidance=9,
         size=spec.size,
         inversion=inversion,
         source_branch=source_branch,
+        deep_every=1 if inversion == "midpoint" else 2,
     )
     assert_cost_is_foretold(backbone, Video(frames, spec.fps), options)
 
@@ -205,18 +210,19 @@ def test_the_cost_of_less_guidance_is_what_was_foretold(
     assert guided - cost(backbone, options).rows == min(8 - options.skip, 8 - round(8 * until))
 
 
-def test_deep_blocks_answer_as_they_last_did(
+def test_deep_layers_answer_as_they_last_did(
     backbone: Backbone, frames: np.ndarray, conditions: Condition
 ) -> None:
     blocks = backbone.net.down_blocks[1], backbone.net.mid_block, backbone.net.up_blocks[2]
     asked: list[None] = []
     hooks = [block.resnets[0].register_forward_pre_hook(lambda *_: asked.append(None)) for block in blocks]
     z = backbone.encode(frames).repeat(3, 1, 1, 1, 1)
-    with backbone.deep.mode("keep"):
+    with backbone.deep.mode("keep", 501):
         first = backbone.denoise(z, 501, conditions)
     assert len(asked) == 3
-    with backbone.deep.mode("reuse"):
+    with backbone.deep.mode("reuse", 501):
         again = backbone.denoise(z, 501, conditions)
+    with backbone.deep.mode("reuse", 1):
         later = backbone.denoise(z, 1, conditions)
     assert len(asked) == 3
     whole = backbone.denoise(z, 1, conditions)

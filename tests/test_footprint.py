@@ -129,7 +129,7 @@ def test_an_inversion_at_hand_is_not_made_again(name: str) -> None:
 
 @pytest.mark.parametrize(("low_memory", "budget"), [(True, LOW_MEMORY), (False, 12e9)])
 def test_the_published_net_stays_within_its_budget(low_memory: bool, budget: float, monkeypatch) -> None:
-    """I2VGen-XL in half precision, 16 frames of 512 x 512, by the recipe with 14 GB of features."""
+    """I2VGen-XL in half precision, 16 frames of 512 x 512, by the recipe with 10 GB of features."""
     monkeypatch.setattr("anyv2v.host._host_memory", lambda: 64e9)
     hollow = i2vgen_xl(device="meta")
     if low_memory:
@@ -137,7 +137,7 @@ def test_the_published_net_stays_within_its_budget(low_memory: bool, budget: flo
     limit = math.inf if low_memory else budget
     foretold = rehearse(hollow, hollow.spec, recipe("fast"), low_memory=low_memory, limit=limit)
     assert foretold.peak < budget
-    assert foretold.features + foretold.waiting == pytest.approx(13.94e9, rel=0.001)
+    assert foretold.features + foretold.waiting == pytest.approx(9.91e9, rel=0.001)
     assert foretold.stage == "propagate"
 
 

@@ -17,5 +17,6 @@ def test_the_table_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "0.04 of the steps were run" in told
     found = [dict(zip(columns.split("|"), line.split("|"), strict=True)) for line in (first, second)]
     assert [row[" rows "] for row in found] == [" 148 ", " 98 "]
+    assert [row[" whole rows "] for row in found] == [" 53 ", " 34 "]
     assert all(float(row[" GB foretold "]) > 0.3 for row in found)
     assert float(found[1][" seconds "]) < float(found[0][" seconds "])

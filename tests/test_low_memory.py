@@ -67,7 +67,7 @@ def test_the_host_fills_up_and_then_nothing_is_kept(i2vgen_xl: Backbone, monkeyp
     """What is pinned takes a power of two."""
     monkeypatch.setattr("anyv2v.host._host_memory", lambda: 2 * 512)
     with standing_in(Pretended(limit=0)):
-        shelf = Shelf(i2vgen_xl, rows=2)
+        shelf = Shelf(i2vgen_xl, rows=2, wanted=())
         kept = [bool(shelf.put({"q": torch.zeros(50)})) for _ in range(3)]
     assert kept == [True, True, False]
 
@@ -98,12 +98,13 @@ def test_the_most_is_held_in_mind_when_the_peak_is_forgotten(monkeypatch: pytest
 
 
 def test_the_device_keeps_room_for_the_work(i2vgen_xl: Backbone) -> None:
-    """For two rows of what one held in passing, 300 bytes, and two levels of twice the size."""
-    features = {"q": torch.zeros(50)}
-    needed = 1000 + 2 * 300 + 4 * 200
+    """For two rows of what one held in passing, 300 bytes, and two levels of as many features as any has."""
+    features, taps = {"q": torch.zeros(50)}, i2vgen_xl.bank.taps[:1]
+    most = 5 * len(i2vgen_xl.bank.modules(taps[0]))
+    needed = 1000 + 2 * 300 + 2 * most * 200
     for limit, place_found in ((needed + 200, "device"), (needed + 199, "host")):
         with standing_in(Pretended(limit, now=1200, peak=1300)):
-            kept = Shelf(i2vgen_xl, rows=2).put(features)
+            kept = Shelf(i2vgen_xl, 2, [taps, 5 * taps]).put(features)
         assert (kept is features) == (place_found == "device")
 
 
@@ -146,7 +147,7 @@ def test_work_in_parts_gives_the_same(name: str, source_branch: str) -> None:
         torch.testing.assert_close(*outs, atol=tolerance * outs[0].std().item(), rtol=0)
 
 
-def test_deep_blocks_that_answer_as_they_last_did_are_asked_with_all_rows() -> None:
+def test_deep_layers_answer_each_row_as_they_last_did() -> None:
     pair = [
         load_backbone("seine", checkpoint("seine"), device="cpu", low_memory=low) for low in (False, True)
     ]

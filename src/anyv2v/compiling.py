@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from anyv2v.deep import DeepLayer
 from anyv2v.features import FeatureBank
 
 __all__ = ["compile_regions", "regions"]
@@ -30,7 +31,9 @@ def compile_regions(net: nn.Module, bank: FeatureBank, backend: str = "inductor"
     """
     torch._dynamo.config.recompile_limit = SHAPES
     for region in regions(net, bank):
-        region.forward = torch.compile(region.forward, backend=backend, dynamic=False)
+        forward = region.forward
+        layer = forward if isinstance(forward, DeepLayer) else region  # whether it computes is not compiled
+        layer.forward = torch.compile(layer.forward, backend=backend, dynamic=False)
 
 
 def regions(net: nn.Module, bank: FeatureBank) -> list[nn.Module]:

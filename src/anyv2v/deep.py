@@ -1,95 +1,157 @@
-"""Deep blocks of a net change slowly from step to step: let them answer with what they last computed.
+"""Most of a net changes slowly from step to step: let it go on as it last did.
 
-DeepCache (Ma et al., arXiv 2312.00858). The blocks' ``forward`` is replaced once for the life of the net and
-steered by an attribute, as hooks are in ``features``: a hook cannot keep a block from computing.
+DeepCache (Ma et al., arXiv 2312.00858) in a net of Stable Diffusion's layout: the last layer of its decoder
+alone sees the latents anew, by the shortest of the paths that skip the others. What it is given by those is
+not what they last put out but where that was heading, to first order (TaylorSeer, Liu et al., arXiv
+2503.06923). They have their ``forward`` replaced once for the life of the net and are steered by an
+attribute, as hooks are in ``features``: a hook cannot keep a layer from computing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from anyv2v.features import InjectionPlan
     from anyv2v.options import Options
 
-__all__ = ["DeepCache", "Mode", "mode_at"]
+__all__ = ["DeepCache", "DeepLayer", "Mode", "is_deep", "resting_steps"]
 
 Mode = Literal["compute", "keep", "reuse"]
 
+DEEP = re.compile(r"(down_blocks\.\d|mid_block|up_blocks\.[0-2]|up_blocks\.3\.\w+\.[01])(\..+)?")
+"""All but the last layer of the decoder, and what a module of that name is within."""
+
+
+def is_deep(path: str) -> bool:
+    """Whether the module of that name is in a deep layer."""
+    return DEEP.fullmatch(path) is not None
+
+
+def resting_steps(first: int, options: Options) -> frozenset[int]:
+    """At which steps the deep layers do not compute, counted from 0 at the noisiest of all.
+
+    Not before step ``first``; after that they work at every ``deep_every``-th, and when guidance ends, as the
+    batch gets fewer rows.
+    """
+    first = max(first, options.skip)
+    resting = {step for step in range(first, options.steps) if (step - first) % options.deep_every}
+    return frozenset(resting - {options.guided_steps})
+
 
 class DeepCache:
-    """Keeps what deep blocks put out, and gives it back in place of computing it.
+    """Keeps what the deep layers put out, and goes on from there in place of computing it.
 
     Args:
-        net: A net whose outermost blocks alone are to be computed at some steps.
-        paths: Globs on the names of its other blocks.
+        net: The net, in the layout of Stable Diffusion.
 
     Attributes:
         doing: What they do now: see ``mode``.
+        row: Which row of a batch is at work, where these go through the net one by one; none, where all do.
+        together: Whether what was kept last is that of all rows.
     """
 
-    def __init__(self, net: nn.Module, paths: Sequence[str]) -> None:
+    def __init__(self, net: nn.Module) -> None:
         self.doing: Mode = "compute"
-        self._blocks = [
-            _Block(module)
-            for name, module in net.named_modules()
-            if any(fnmatchcase(name, path) for path in paths)
+        self.row: int | None = None
+        self.together = True
+        self._t, self._about = 0, hash(())
+        self._newest: dict[int | None, _Answer] = {}
+        self._older: dict[int | None, _Answer] = {}
+        self._layers = [
+            DeepLayer(module, self)
+            for path, module in list(net.named_modules())
+            if (found := DEEP.fullmatch(path)) and not found[2]
         ]
 
     @contextmanager
-    def mode(self, mode: Mode) -> Iterator[None]:
-        """``compute`` as ever; ``keep`` what comes of it too; or ``reuse`` what was kept last."""
-        self._set(mode)
+    def mode(self, mode: Mode, t: int, about: Hashable = ()) -> Iterator[None]:
+        """``compute`` as ever; ``keep`` what comes of it too; or ``reuse`` what was kept.
+
+        Args:
+            mode: One of these.
+            t: The noise level.
+            about: What else the answers depend on; of two that differ in it no course is taken.
+        """
+        self.doing, self._t, self._about = mode, t, hash(about)
         try:
             yield
         except BaseException:
             self.clear()
             raise
         finally:
-            self._set("compute")
+            self.doing = "compute"
 
-    def _set(self, mode: Mode) -> None:
-        self.doing = mode
-        for block in self._blocks:
-            block.mode = mode
+    def keep(self, layer: DeepLayer, out: Any) -> None:
+        """Keep what a layer put out until the next one does, as only the last of them is read."""
+        newest = self._newest.get(self.row)
+        if newest and newest.t != self._t:
+            self._older[self.row] = newest
+        self._newest[self.row] = _Answer(layer, out, self._t, self._about)
+        self.together = self.row is None
+
+    def answer(self, layer: DeepLayer) -> Any:
+        """Where a layer's answers are heading, if it is the last of them; else nothing but its shape."""
+        newest, older = self._newest[self.row], self._older.get(self.row)
+        if newest.layer is not layer:
+            return layer.shapes[self.row]
+        if older is None or older.about != newest.about:
+            return newest.out
+        return _on(older.out, newest.out, (self._t - older.t) / (newest.t - older.t))
 
     def clear(self) -> None:
-        """Forget what was kept: of a full-size net it is half a gigabyte."""
-        for block in self._blocks:
-            block.kept = None
+        """Forget what was kept."""
+        self._newest.clear()
+        self._older.clear()
+        for layer in self._layers:
+            layer.shapes.clear()
 
 
-class _Block:
-    """One block, and what it last put out."""
+class DeepLayer:
+    """A deep layer, in the place of its ``forward``, and what its last answers look like, by row."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.mode: Mode = "compute"
-        self.kept: Any = None
-        self._forward: Callable[..., Any] = module.forward
+    def __init__(self, module: nn.Module, cache: DeepCache) -> None:
+        self.forward: Callable[..., Any] = module.forward
+        self.shapes: dict[int | None, Any] = {}
+        self._cache = cache
         module.forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.mode == "reuse":
-            return self.kept
-        out = self._forward(*args, **kwargs)
-        if self.mode == "keep":
-            self.kept = out
+        if self._cache.doing == "reuse":
+            return self._cache.answer(self)
+        out = self.forward(*args, **kwargs)
+        if self._cache.doing == "keep":
+            self.shapes[self._cache.row] = _hollow(out)
+            self._cache.keep(self, out)
         return out
 
 
-def mode_at(step: int, plan: InjectionPlan, options: Options) -> Mode:
-    """What the deep blocks do at a step, counted from 0 at the noisiest of the full schedule.
+@dataclass(frozen=True)
+class _Answer:
+    """What the last of the deep layers put out at a noise level, and what else that depends on."""
 
-    Where features are injected they have to be computed; after that every ``deep_every``-th time, and when
-    guidance ends, as the batch gets fewer rows.
-    """
-    first = max(options.skip, *(plan.until[tap.kind] for tap in plan.taps), 0)
-    if options.deep_every == 1 or step < first:
-        return "compute"
-    fresh = (step - first) % options.deep_every == 0
-    return "keep" if fresh or step == options.guided_steps else "reuse"
+    layer: DeepLayer
+    out: Any
+    t: int
+    about: int
+
+
+def _on(older: Any, newest: Any, share: float) -> Any:
+    """On the line from one answer, 0, to another, 1, and beyond."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda a, b: torch.lerp(a, b, share), older, newest)
+
+
+def _hollow(out: Any) -> Any:
+    """The same shapes, of which all elements are one."""
+    from torch import Tensor
+    from torch.utils._pytree import tree_map_only
+
+    return tree_map_only(Tensor, lambda tensor: tensor.new_zeros(()).expand(tensor.shape), out)

@@ -43,6 +43,7 @@ class Plan:
         injecting: Steps of a window that inject, by kind of feature.
         network_calls: Calls of the net.
         network_rows: Rows of the batch summed over all calls of the net.
+        whole_rows: Those of them that all of its layers see.
         peak_bytes: The most memory that is held at once on the device.
         peak_stage: The stage that holds it.
         peaks: The same of every stage.
@@ -66,6 +67,7 @@ class Plan:
     injecting: Mapping[str, int] = field(default_factory=dict)
     network_calls: int = 0
     network_rows: int = 0
+    whole_rows: int = 0
     peak_bytes: int | None = None
     peak_stage: str | None = None
     peaks: Mapping[str, int] = field(default_factory=dict)
@@ -128,6 +130,7 @@ def _plan_diffusion(job: EditJob, choice: Choice, editor: str) -> Plan:
         injecting={kind: max(0, until - options.skip) for kind, until in injection.until.items()},
         network_calls=sum(one.calls for one in work),
         network_rows=sum(one.rows for one in work),
+        whole_rows=sum(one.whole for one in work),
         peak_bytes=footprint.peak,
         peak_stage=footprint.stage,
         peaks=footprint.peaks,

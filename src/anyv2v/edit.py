@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from anyv2v.deep import mode_at
 from anyv2v.errors import OptionError
-from anyv2v.fitting import recorded_taps, source_level, start_level
+from anyv2v.fitting import inversion_modes, recorded_taps, source_level, start_level
 from anyv2v.host import Fetch, Shelf
 from anyv2v.inversion import walk
 from anyv2v.options import Options
@@ -83,23 +82,23 @@ def invert(
         backbone: The image-to-video model.
         z0: Clean latents of the source, ``[1, C, F, h, w]``.
         condition: One row: the inversion prompt and the source's first frame.
-        options: ``inversion_steps`` and ``inversion`` are read, and with ``source_branch: recorded`` also
-            what sampling will inject.
+        options: ``inversion_steps`` and ``inversion`` are read; with ``source_branch: recorded`` also what
+            sampling will inject, and with ``deep_every`` where it will compute the deep layers.
         on_step: Called after every step with the latents reached.
 
     Returns:
         The latents at each of ``inversion_steps`` levels, and ``z0``; the features that were recorded.
     """
-    wanted, shelf = recorded_taps(backbone, options), Shelf(backbone, backbone.rows(options))
+    bank, wanted, modes = backbone.bank, recorded_taps(backbone, options), inversion_modes(backbone, options)
+    shelf = Shelf(backbone, backbone.rows(options), wanted.values())
     features: dict[int, Mapping[str, Tensor]] = {}
     fresh: dict[int, Mapping[str, Tensor]] = {}
 
     def ask(z: Tensor, t: int) -> Tensor:
-        if t not in wanted:
-            return backbone.denoise(z, t, condition)
-        with backbone.bank.recording(wanted[t]):
+        with bank.recording(wanted.get(t, ())), backbone.deep.mode(modes.get(t, "compute"), t):
             out = backbone.denoise(z, t, condition)
-        fresh[t] = backbone.bank.take()  # the last call at a level is nearest to what sampling will see
+        if t in wanted:
+            fresh[t] = bank.take()  # the last call at a level is nearest to what sampling will see
         return out
 
     latents = {backbone.schedule.grid(options.inversion_steps)[-1]: z0}
@@ -108,6 +107,7 @@ def invert(
         features |= {level: shelf.put(fresh.pop(level)) for level in list(fresh)}
         on_step(Step("invert", done, options.inversion_steps, t, z))
     shelf.settle()
+    backbone.deep.clear()
     return Trajectory(latents, features)
 
 
@@ -157,7 +157,7 @@ def propagate(
         t, s, taps = grid[step], grid[step + 1], plan.active(step)
         level = source_level(backbone, t, options)
         told = edit_condition if step < options.guided_steps else edit_condition[-1:]
-        deep = backbone.deep.mode(mode_at(step, plan, options))
+        deep = backbone.deep.mode(plan.mode(step), t, (taps, len(told)))
         if options.source_branch == "always":
             with bank.pairing(taps, groups=1 + len(told)), deep:
                 out = _denoise_together(backbone, source.at(level), z, t, source_condition, told)

@@ -8,7 +8,7 @@ steered by an attribute.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +16,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from anyv2v.deep import Mode as DeepMode
+from anyv2v.deep import is_deep, resting_steps
 from anyv2v.errors import OptionError, TapError
 from anyv2v.options import Options
 
@@ -49,14 +51,20 @@ class InjectionPlan:
         taps: The taps in use.
         until: By kind, the number of steps that inject, counted from the noisiest step of the full schedule.
             Steps that are skipped at the noisy end count too, so a threshold always means a noise level.
+        deep: Those of the taps that lie in deep layers: see ``anyv2v.deep``.
+        resting: The steps at which these layers do not compute.
     """
 
     taps: tuple[Tap, ...]
     until: Mapping[Kind, int]
+    deep: frozenset[Tap] = frozenset()
+    resting: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, taps: Sequence[Tap], options: Options) -> InjectionPlan:
-        """The plan that ``options`` describe for a backbone's ``taps``.
+    def of(cls, taps: Sequence[Tap], options: Options, deep: Collection[Tap] = ()) -> InjectionPlan:
+        """The plan that ``options`` describe for a backbone's ``taps``, some of them in deep layers.
+
+        Temporal attention is injected long after all else, while the deep layers change little already.
 
         Raises:
             OptionError: A layer is asked for that has no tap of its kind.
@@ -77,14 +85,21 @@ class InjectionPlan:
             there = {tap.layer for tap in taps if tap.kind == kind}
             if taus[kind] > 0 and (missing := set(wanted) - there):
                 raise OptionError(f"this backbone has no {kind} feature in decoder layer {min(missing)}")
-        return cls(
-            taps=tuple(tap for tap in taps if tap.layer in layers[tap.kind]),
-            until={kind: options.count(tau) for kind, tau in taus.items()},
-        )
+        used = tuple(tap for tap in taps if tap.layer in layers[tap.kind])
+        until = {kind: options.count(tau) for kind, tau in taus.items()}
+        whole = max((until[tap.kind] for tap in used if tap.kind != "temporal"), default=0)
+        return cls(used, until, frozenset(deep), resting_steps(whole, options))
 
     def active(self, step: int) -> tuple[Tap, ...]:
         """The taps that inject at ``step``, counted from 0 at the noisiest step of the full schedule."""
-        return tuple(tap for tap in self.taps if step < self.until[tap.kind])
+        awake = (tap for tap in self.taps if not (step in self.resting and tap in self.deep))
+        return tuple(tap for tap in awake if step < self.until[tap.kind])
+
+    def mode(self, step: int) -> DeepMode:
+        """What the deep layers do at ``step``."""
+        if not self.resting:
+            return "compute"
+        return "reuse" if step in self.resting else "keep"
 
 
 class FeatureBank:
@@ -104,7 +119,9 @@ class FeatureBank:
 
     def plan(self, options: Options) -> InjectionPlan:
         """The plan that ``options`` describe: see ``InjectionPlan.of``."""
-        return InjectionPlan.of(self.taps, options)
+        return InjectionPlan.of(
+            self.taps, options, [tap for tap in self.taps if is_deep(self.modules(tap)[0])]
+        )
 
     @contextmanager
     def recording(self, taps: Sequence[Tap]) -> Iterator[None]:

@@ -15,6 +15,7 @@ from anyv2v.video import Fit, Frame, Size, Video
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec
+    from anyv2v.deep import Mode
     from anyv2v.features import Tap
     from anyv2v.schedule import Schedule
 
@@ -27,6 +28,7 @@ __all__ = [
     "cost",
     "fit_frame",
     "fit_frames",
+    "inversion_modes",
     "recorded_taps",
     "source_level",
     "source_levels",
@@ -103,6 +105,18 @@ def recorded_taps(backbone: Backbone, options: Options) -> dict[int, tuple[Tap, 
     return {levels[step]: taps for step in range(options.skip, options.steps) if (taps := plan.active(step))}
 
 
+def inversion_modes(backbone: Backbone, options: Options) -> dict[int, Mode]:
+    """What the deep layers do at each level of the inversion: what they will there in sampling.
+
+    Between the levels of sampling they rest, if they ever do; but not at the first that is asked at.
+    """
+    plan, grid = backbone.bank.plan(options), backbone.schedule.grid(options.inversion_steps)
+    if not plan.resting:
+        return dict.fromkeys(grid[:-1], "compute")
+    known = {level: plan.mode(step) for step, level in enumerate(source_levels(backbone, options))}
+    return {level: known.get(level, "reuse") for level in grid[:-2]} | {grid[-2]: "keep"}
+
+
 def check_levels(backbone: Backbone, options: Options) -> None:
     """See before the work begins that inversion passes every level that sampling asks for.
 
@@ -128,25 +142,31 @@ def check_levels(backbone: Backbone, options: Options) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run asks of the net: calls, and rows of the batch summed over all calls."""
+    """What a run asks of the net.
+
+    Attributes:
+        calls: Of the net.
+        rows: Of the batch, summed over all calls.
+        whole: Those of the rows that all layers see: see ``anyv2v.deep``.
+    """
 
     calls: int
     rows: int
+    whole: int
 
 
 def cost(backbone: Backbone, options: Options, *, inverted: bool = False) -> Cost:
     """Count what an edit will ask of the net; ``inverted``: the clip's inversion is at hand."""
-    inversion = 0 if inverted else calls(options)
-    sampling = options.steps - options.skip
-    guided = max(0, options.guided_steps - options.skip)
-    rows = guided * backbone.rows(options) + sampling - guided
+    plan, steps = backbone.bank.plan(options), range(options.skip, options.steps)
+    told = {step: backbone.rows(options) if step < options.guided_steps else 1 for step in steps}
     if options.source_branch == "always":
-        return Cost(inversion + sampling, inversion + sampling + rows)
-    plan = backbone.bank.plan(options)
-    recording = 0
-    if options.source_branch == "injecting":
-        recording = sum(bool(plan.active(step)) for step in range(options.skip, options.steps))
-    return Cost(inversion + sampling + recording, inversion + rows + recording)
+        told = {step: 1 + rows for step, rows in told.items()}
+    recording = sum(bool(plan.active(step)) for step in steps if options.source_branch == "injecting")
+    modes = list(inversion_modes(backbone, options).values())
+    each = 0 if inverted else calls(options) // len(modes)
+    rows = each * len(modes) + sum(told.values()) + recording
+    spared = each * modes.count("reuse") + sum(told[step] for step in plan.resting)
+    return Cost(each * len(modes) + len(steps) + recording, rows, rows - spared)
 
 
 def _levels(schedule: Schedule, steps: int) -> set[int]:

@@ -90,7 +90,8 @@ GuidanceRescale = Annotated[
 ]
 GuidanceUntil = Annotated[float | None, option(DETAIL, "Share of steps that are guided, 0 to 1.")]
 DeepEvery = Annotated[
-    int | None, option(DETAIL, "After injection, compute the deep blocks at one step in so many.")
+    int | None,
+    option(DETAIL, "At cleaner levels, compute all layers but the last at one step in so many."),
 ]
 TauConv = Annotated[float | None, option(METHOD, "Share of steps that inject the convolution feature.")]
 TauSpatial = Annotated[float | None, option(METHOD, "Share of steps that inject spatial attention.")]

@@ -6,7 +6,7 @@ A full-size net makes 0.85 GB of them at every step. Copies run beside the work.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.cuda import Stream
 
     from anyv2v.backbones.protocol import Backbone
+    from anyv2v.features import Tap
 
 __all__ = ["LOW_MEMORY", "Fetch", "Memory", "Shelf", "gpu", "memory_of", "pinned", "standing_in"]
 
@@ -136,10 +137,13 @@ class Shelf:
     Args:
         backbone: Whose they are, and whose device is to have room for its work.
         rows: Of the largest batch that the net will see; from here on, so far, it sees one.
+        wanted: The taps of each level that features will be taken at.
     """
 
-    def __init__(self, backbone: Backbone, rows: int) -> None:
+    def __init__(self, backbone: Backbone, rows: int, wanted: Iterable[Sequence[Tap]]) -> None:
         self._device, self._rows = backbone.device, rows
+        counts = [sum(len(backbone.bank.modules(tap)) for tap in taps) for taps in wanted]
+        self._most = max(counts, default=0)
         self._host = _host_memory() / 2
         self._memory = memory_of(backbone.device)
         if self._memory is not None:
@@ -150,7 +154,7 @@ class Shelf:
         """The same features, on the device or in the host's memory; none of them if neither has room."""
         if self._memory is None:
             return features
-        if self._has_room(sum(feature.nbytes for feature in features.values())):
+        if self._has_room(sum(feature.nbytes for feature in features.values()), len(features)):
             return features
         taken = sum(map(_pinned_bytes, features.values()))
         if taken > self._host:
@@ -158,14 +162,14 @@ class Shelf:
         self._host -= taken
         return {path: _sent(feature) for path, feature in features.items()}
 
-    def _has_room(self, size: int) -> bool:
+    def _has_room(self, size: int, count: int) -> bool:
         """Whether the device has, beside what the net will hold in passing, and two levels on their way back.
 
-        These may be twice as large, as noisier levels, which come later, have more kinds.
+        These may be larger: noisier levels, which come later, have more features. So large are some of them.
         """
         assert self._memory is not None
-        before = self._memory.now - size
-        return before + size + self._rows * (self._memory.peak - before) + 4 * size <= self._limit
+        before, largest = self._memory.now - size, size / count * self._most
+        return before + size + self._rows * (self._memory.peak - before) + 2 * largest <= self._limit
 
     def settle(self) -> None:
         """Wait until all copies are made."""

@@ -67,8 +67,9 @@ class Options:
         source_frame: What the source is told to be its first frame while the edit is denoised: ``source``, or
             ``edited``, as the reference's ConsistI2V has it by mistake.
         sampler: ``ddim`` is deterministic; ``ddpm`` adds fresh noise at every step, as the reference's SEINE.
-        deep_every: Once nothing is injected any more, the deep blocks of the net are computed at one
-            step in so many, 1 to 1000, and in between answer as they last did: see ``anyv2v.deep``.
+        deep_every: Once nothing but temporal attention is injected, and at as clean levels of the inversion,
+            all layers of the net but its last are computed at one step in so many, 1 to 1000, and in between
+            go on as they last did: see ``anyv2v.deep``.
         start_level: The noise level of the source that sampling starts from; that of its first step if left
             out. The reference's SEINE starts from the noisiest one that it kept, 997.
         frame_rate: ``keep`` takes the first frames as they come and calls them the backbone's frame rate, as
@@ -124,8 +125,11 @@ class Options:
         within(self, 1, (self.window or 1000) - 1, "overlap")
         within(self, 0, 999, "start_level")
         within(self, 0, 2**63 - 1, "seed")
-        if self.source_branch == "recorded":
-            self._check_recorded()
+        if self.inversion == "midpoint" and (self.source_branch == "recorded" or self.deep_every > 1):
+            what = "recorded" if self.source_branch == "recorded" else "kept of deep layers"
+            raise OptionError(f"inversion midpoint asks the net between the levels; nothing is {what} there")
+        if self.source_branch == "recorded" and self.source_frame == "edited":
+            raise OptionError("source branch recorded knows no edited frame; take source frame source")
 
     @property
     def guided_steps(self) -> int:
@@ -135,14 +139,6 @@ class Options:
     def count(self, share: float) -> int:
         """A share of the steps as a number of them: see ``thresholds``."""
         return (round if self.thresholds == "round" else int)(self.steps * share)
-
-    def _check_recorded(self) -> None:
-        if self.inversion == "midpoint":
-            raise OptionError(
-                "inversion midpoint asks the net between the levels; no features are recorded there"
-            )
-        if self.source_frame == "edited":
-            raise OptionError("source branch recorded knows no edited frame; take source frame source")
 
 
 def within(settings: Any, low: float, high: float, *names: str) -> None:
@@ -165,7 +161,7 @@ RECIPES: Mapping[str, Options] = MappingProxyType(
             source_branch="always",
             frame_rate="keep",
         ),
-        "fast": Options(source_branch="recorded"),
+        "fast": Options(source_branch="recorded", deep_every=5),
     }
 )
 """I2VGen-XL's: ``default`` does what is right; ``paper`` keeps every quirk of the reference that changes its

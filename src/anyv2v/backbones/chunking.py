@@ -33,22 +33,22 @@ def spare(net: nn.Module, bank: FeatureBank, deep: DeepCache) -> None:
 
 
 def _row_by_row(forward: Callable[..., Any], bank: FeatureBank, deep: DeepCache) -> Callable[..., Any]:
-    """Each row in a call of its own, unless one is to see another's features or deep blocks keep all."""
+    """Each row in a call of its own, unless one is to see another's features."""
 
     def by_row(z: Tensor, *args: Any, **told: Any) -> Any:
-        if "pair" in bank.doing.values() or deep.doing != "compute":
+        if "pair" in bank.doing.values() or (deep.doing == "reuse" and deep.together):
+            deep.row = None
             return forward(z, *args, **told)
 
         def row(value: Any, k: int) -> Any:
             has_rows = isinstance(value, Tensor) and value.shape[:1] == z.shape[:1]
             return value[k : k + 1] if has_rows else value
 
-        outs = [
-            forward(
-                row(z, k), *(row(arg, k) for arg in args), **{name: row(arg, k) for name, arg in told.items()}
-            )
-            for k in range(len(z))
-        ]
+        outs = []
+        for k in range(len(z)):
+            deep.row = k
+            ours = {name: row(arg, k) for name, arg in told.items()}
+            outs.append(forward(row(z, k), *(row(arg, k) for arg in args), **ours))
         return (
             torch.cat(outs) if isinstance(outs[0], Tensor) else tuple(map(torch.cat, zip(*outs, strict=True)))
         )

@@ -19,9 +19,6 @@ from anyv2v.options import Options
 from anyv2v.schedule import DDIM, Schedule, sampler_of
 from anyv2v.video import Size
 
-DEEP = ("down_blocks.[1-3]", "mid_block", "up_blocks.[0-2]")
-"""All but the outermost blocks of a net in the layout of Stable Diffusion."""
-
 __all__ = ["LatentBackbone", "decoder_taps", "tokens_of"]
 
 
@@ -48,7 +45,7 @@ class LatentBackbone:
         self.parts = (net, vae, *others)
         self.schedule = schedule
         self.bank = FeatureBank(net, self.taps)
-        self.deep = DeepCache(net, DEEP)
+        self.deep = DeepCache(net)
         self._visited: torch.device | None = None
         self._visitor: nn.Module | None = None
 

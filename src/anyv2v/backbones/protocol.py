@@ -82,7 +82,7 @@ class Backbone(Protocol):
         ignores: Options that it has no use for.
         low_memory: Whether parts only visit ``device``: see ``visit``.
         bank: The features of ``net``, with a tap for each kind and each decoder layer of the paper's count.
-        deep: The deep blocks of ``net``, of which some steps need no new answer.
+        deep: The deep layers of ``net``, of which some steps need no new answer.
     """
 
     name: str

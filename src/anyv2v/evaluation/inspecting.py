@@ -174,7 +174,7 @@ def inspect(
     if first_frame is None:
         first_frame, prompt, options = video.frames[0], options.inversion_prompt, _plain(options)
     # Denoised at every step or only where it injects, the source gives the same; alone it is told apart.
-    options = replace(options, source_branch="injecting")
+    options = replace(options, source_branch="injecting", deep_every=1)
     watched: Any = _Watched(backbone, options, aim.at(backbone, options, len(video)))
     trajectory = invert_video(backbone, video, options, on_step=on_step)
     diffuse(watched, video, first_frame, prompt, options, trajectory=trajectory, on_step=on_step)
