@@ -137,12 +137,14 @@ class Trial:
     Attributes:
         recipe: The name of its options.
         compiled: Whether the net is compiled.
+        channels_last: Whether the net's convolutions lay channels last.
         low_memory: Whether parts only visit the device.
         gigabytes: What may be held on the device, if not all of it.
     """
 
     recipe: str
     compiled: bool = False
+    channels_last: bool = False
     low_memory: bool = False
     gigabytes: float | None = None
 
@@ -151,12 +153,14 @@ EAGER = {
     "paper": Trial("paper"),
     "default": Trial("default"),
     "fast": Trial("fast"),
+    "fast, channels last": Trial("fast", channels_last=True),
     "fast in 12 GB": Trial("fast", gigabytes=12),
     "fast, low memory": Trial("fast", low_memory=True),
 }
 COMPILED = {
     "paper, compiled": Trial("paper", compiled=True),
     "fast, compiled": Trial("fast", compiled=True),
+    "fast, compiled, channels last": Trial("fast", compiled=True, channels_last=True),
 }
 
 
@@ -243,6 +247,8 @@ class Bench:
     def run(self, trial: Trial, options: Options) -> tuple[dict[str, float], int]:
         """An edit: seconds by stage, and the most bytes that were held on a GPU."""
         backbone = self.backbone(low_memory=trial.low_memory)
+        layout = torch.channels_last if trial.channels_last else torch.contiguous_format
+        backbone.net.to(memory_format=layout)
         spec = self.spec(backbone)
         video = Video(np.zeros((spec.frames, self.told.side, self.told.side, 3), np.uint8), spec.fps)
         found: Counter[str] = Counter()

@@ -31,8 +31,9 @@ SCHEMES: Mapping[str, Changes] = {
     "fixed-point, 2": {"inversion": "fixed-point", "inversion_iterations": 2},
     "fixed-point, 3": {"inversion": "fixed-point", "inversion_iterations": 3},
     "midpoint": {"inversion": "midpoint"},
+    "fast": {"inversion": "uni", "deep_every": recipe("fast").deep_every},
 }
-PLAIN: Changes = {"guidance": 1.0, "tau_conv": 0.0, "tau_spatial": 0.0, "tau_temporal": 0.0, "skip": 0}
+NOTHING: Changes = {"tau_conv": 0.0, "tau_spatial": 0.0, "tau_temporal": 0.0}
 PAPER: Changes = {"inversion": "ddim", "inversion_steps": 500, "source_branch": "always"}
 RECORDED: Changes = {"source_branch": "recorded"}
 QUARTER: Changes = {"steps": 25, "inversion_steps": 25}
@@ -41,7 +42,8 @@ EDITS: Mapping[str, Changes] = {
     "ddim": SCHEMES["ddim"],
     "ddim, recorded": SCHEMES["ddim"] | RECORDED,
     "uni (default)": SCHEMES["uni"],
-    "uni, recorded (fast)": SCHEMES["uni"] | RECORDED,
+    "uni, recorded": SCHEMES["uni"] | RECORDED,
+    "fast": SCHEMES["fast"] | RECORDED,
     "fixed-point, 2, recorded": SCHEMES["fixed-point, 2"] | RECORDED,
     "uni, recorded, 25 steps": SCHEMES["uni"] | RECORDED | QUARTER,
 }
@@ -64,16 +66,17 @@ class Bench:
         if options.inversion != "midpoint":
             options = replace(options, **RECORDED)
         steps = options.steps, options.inversion_steps
-        key = (*steps, options.inversion, options.inversion_iterations)
+        key = (*steps, options.inversion, options.inversion_iterations, options.deep_every)
         if key not in self._made:
             self._made[key] = invert(self.backbone, self.z0, self.source, options)
         return self._made[key]
 
     def retrace(self, scheme: Changes, steps: int, sampling: int) -> Figures:
-        """Sample the source from its noisiest latents, injecting nothing; compare its features."""
+        """Sample the source from its noisiest latents with what was recorded; compare that."""
         options = replace(self.own, **scheme, inversion_steps=steps, steps=sampling)
         source = self.invert(options)
-        z = propagate(self.backbone, source, self.source, self.source, replace(options, **PLAIN))
+        plain = replace(options, guidance=1.0, skip=0, **(RECORDED if source.features else NOTHING))
+        z = propagate(self.backbone, source, self.source, self.source, plain)
         frames = self.backbone.decode(z), self.backbone.decode(self.z0)
         calls = cost(self.backbone, options).calls - cost(self.backbone, options, inverted=True).calls
         found = {"calls": float(calls), "error": distance(z, self.z0), "PSNR": psnr(*frames)}

@@ -192,8 +192,8 @@ def frame(
     overwrite: flags.Overwrite = False,
 ) -> None:
     """Write the first frame of a clip, or of what follows --start: the picture to edit."""
+    from anyv2v.checks import check_apart
     from anyv2v.drafts import check_file
-    from anyv2v.run import check_apart
     from anyv2v.video import Clip, write_image
 
     check_file(output, overwrite=bool(overwrite))

@@ -4,59 +4,48 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from anyv2v.ahead import ahead
-from anyv2v.backbones import Carrier, Choice, choose, load_choice, recipe
+from anyv2v.backbones import Carrier, Choice, load_choice, recipe
 from anyv2v.carry import diffuse_windows, invert_video
-from anyv2v.drafts import check_file
+from anyv2v.checks import check, check_files, inputs_of, spec_for
 from anyv2v.edit import Trajectory
-from anyv2v.errors import OptionError, OutOfMemory, OutputError, VideoError
-from anyv2v.fitting import check_levels, check_options, clip_spec, cost, fit_frame, window_for
+from anyv2v.errors import OutOfMemory
+from anyv2v.fitting import cost, fit_frame
 from anyv2v.flow import FlowReport
 from anyv2v.host import gpu
 from anyv2v.job import EditJob, FrameJob, InvertJob, Job, StillJob, VideoJob
 from anyv2v.options import Options
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.sheet import Reel
-from anyv2v.sidecar import files_of, library_versions, sha256, sidecar_of, write_sidecar
+from anyv2v.sidecar import files_of, library_versions, sha256, write_sidecar
 from anyv2v.source import Inversion, inversion_for, of_use
-from anyv2v.still import Still, check_still, edit_still, sheet_of, still_inputs
+from anyv2v.span import expected_for, frames_for, left_out, moving, read_clip, span_for
+from anyv2v.still import Still, check_still, edit_still, sheet_of
 from anyv2v.store import identity, save_trajectory
-from anyv2v.video import AudioTrack, Clip, Frame, Size, Video, check_image_suffix, write_image
-from anyv2v.writing import check_output, write
+from anyv2v.video import AudioTrack, Frame, Size, Video, write_image
+from anyv2v.writing import write
 
 if TYPE_CHECKING:
-    from anyv2v.backbones.protocol import Backbone, VideoSpec
+    from anyv2v.backbones.protocol import Backbone
     from anyv2v.editors import EditorChoice
 
 __all__ = [
     "Outcome",
     "Stopwatch",
-    "check",
-    "check_apart",
-    "check_files",
     "first_frame_for",
-    "frames_for",
-    "inputs_of",
-    "left_out",
     "load_for",
     "memory_errors",
     "origin_of",
-    "read_clip",
     "run_edit",
     "run_frame",
     "run_invert",
-    "span_for",
-    "spec_for",
     "to_choose",
 ]
 
@@ -174,107 +163,6 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
     return Outcome(job.output, sidecar, frames=len(video), seconds=watch.seconds, notices=notices)
 
 
-def check(job: VideoJob) -> Choice:
-    """See before the work begins that a job can run, and that it destroys nothing; find its backbone.
-
-    Raises:
-        UserError: It cannot.
-    """
-    check_files(job)
-    return _check_backbone(job, choose(job.backbone, job.model, job.device))
-
-
-def check_files(job: Job) -> None:
-    """The same of its files alone."""
-    outputs = _check_outputs(job)
-    _check_span(job)
-    check_apart(inputs_of(job), outputs)
-
-
-def _check_outputs(job: Job) -> list[Path]:
-    """The outputs of a job, different from each other and writable."""
-    files = []
-    if isinstance(job, EditJob):
-        check_output(job.output, overwrite=job.overwrite)
-        files += [check_image_suffix(path) for path in (job.sheet, job.save_frame) if path]
-    else:
-        check_file(job.output, overwrite=job.overwrite)
-    if isinstance(job, FrameJob):
-        check_image_suffix(job.output)
-    files.append(sidecar_of(job.output))
-    if isinstance(job, StillJob) and (sheet := sheet_of(job)):
-        files.append(sheet)
-    for path in files:
-        check_file(path, overwrite=job.overwrite)
-    outputs = [job.output, *files]
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise OutputError(f"{job.output}: two outputs would have the same name")
-    return outputs
-
-
-def _check_span(job: Job) -> None:
-    found, wanted = job.span.expected, job.span.frames
-    if isinstance(job, VideoJob) and (found == 1 or wanted == 1):
-        raise VideoError(f"{job.clip}: has one frame in this span, so there is nothing to carry an edit to")
-    if found is not None and found < (wanted or 1):
-        there = f"has {found} frames at {float(job.span.rate):g} fps from {job.start:g} s on"
-        raise VideoError(f"{job.clip}: {there}, not {wanted or 'one'}")
-
-
-def spec_for(job: VideoJob, backbone: Any) -> VideoSpec:
-    """What a diffusion backbone would be given at once for a job; it may be on the meta device.
-
-    Raises:
-        OptionError: It has no use for an option, or inversion does not pass what sampling asks for.
-    """
-    clip, options = span_for(job, backbone.spec), job.options
-    length, _ = window_for(backbone, options)
-    blank = np.zeros((1, clip.size.height, clip.size.width, 3), np.uint8)
-    spec = clip_spec(backbone, Video(blank, clip.rate), options)
-    check_options(backbone, options)
-    if getattr(job, "trajectory", None) is None:
-        check_levels(backbone, options)
-    return replace(spec, frames=min(clip.expected or length, length))
-
-
-def check_apart(inputs: Mapping[str, Path], outputs: Iterable[Path]) -> None:
-    """They are there, and no output would replace one, or a folder that holds one."""
-    for path in inputs.values():
-        if not files_of(path):
-            raise OptionError(f"{path}: no such file")
-    precious = [source.resolve() for path in inputs.values() for source in files_of(path)]
-    folders = [path.resolve() for path in inputs.values() if path.is_dir()]
-    for output in outputs:
-        for source in precious:
-            if output.resolve() in (source, *source.parents):
-                raise OutputError(
-                    f"{output}: would replace {source.name}, an input of this job; use another name"
-                )
-        if output.resolve().parent in folders:
-            raise OutputError(
-                f"{output}: would be one more file of {output.parent.name}, an input of this job"
-            )
-
-
-def _check_backbone(job: VideoJob, choice: Choice) -> Choice:
-    if choice.checkpoint is not None:
-        return choice
-    name = choice.entry.name
-    if isinstance(job, InvertJob):
-        raise OptionError(f"{name} has nothing to invert; name a diffusion model by --backbone")
-    if job.model or getattr(job, "trajectory", None):
-        raise OptionError(
-            f"{name} takes neither --model nor --trajectory; name a diffusion model by --backbone"
-        )
-    return choice
-
-
-def inputs_of(job: Job) -> dict[str, Path]:
-    inputs = {"clip": job.clip} | (still_inputs(job) if isinstance(job, StillJob) else {})
-    trajectory = getattr(job, "trajectory", None)
-    return inputs | ({"trajectory": trajectory} if trajectory else {})
-
-
 def origin_of(job: VideoJob, choice: Choice) -> dict[str, Any]:
     return {"backbone": choice.entry.name, "checkpoint": choice.checkpoint} | _facts(job)
 
@@ -330,7 +218,7 @@ def _render(
 
 def _by_carrier(job: EditJob, carrier: Carrier, first_frame: Frame, watch: Stopwatch) -> Rendering:
     clip = job.span
-    carried = carrier.carry(_moving(clip, job), fit_frame(first_frame, clip.size, job.options))
+    carried = carrier.carry(moving(clip, job), fit_frame(first_frame, clip.size, job.options))
 
     def pairs() -> Iterator[tuple[Frame, Frame]]:
         for done, pair in enumerate(ahead(carried.pairs()), start=1):
@@ -365,7 +253,7 @@ def _by_diffusion(
         first_frame,
         job.prompt,
         job.options,
-        expected=_expected(job, backbone),
+        expected=expected_for(job, backbone),
         inverted=inverted,
         on_step=watch,
     )
@@ -392,73 +280,6 @@ def _diffusion_findings(backbone: Backbone, options: Options, sources: list[Inve
         "network_rows_in_all": len(sources) * cost(backbone, options).rows,
         "peak_bytes": memory.most if memory else None,
     }
-
-
-def span_for(job: VideoJob, spec: VideoSpec) -> Clip:
-    """The span that a diffusion backbone works on: at its frame rate, unless told otherwise."""
-    keeps = job.fps is not None or job.options.frame_rate == "keep"
-    return job.span if keeps else replace(job.span, fps=spec.fps)
-
-
-def frames_for(job: VideoJob, backbone: Backbone) -> Iterator[Frame]:
-    """As many frames as were asked for, or at most those of a window.
-
-    Raises:
-        VideoError: There is but one.
-        OptionError: More were asked for than those of a window, for a job that takes one.
-    """
-    frames = _moving(islice(span_for(job, backbone.spec), _limit(job, backbone)), job)
-    if isinstance(job, EditJob) and not job.trajectory:
-        return frames
-    return iter(_one_window(frames, window_for(backbone, job.options)[0]))
-
-
-def _one_window(frames: Iterable[Frame], length: int) -> list[Frame]:
-    taken = list(islice(frames, length + 1))
-    if len(taken) > length:
-        raise OptionError(
-            f"more than the {length} frames of a window were asked for, and this takes one window: "
-            f"give --frames {length}, or a larger --window"
-        )
-    return taken
-
-
-def _limit(job: VideoJob, backbone: Backbone) -> int | None:
-    """How many frames are taken at most: those of a window, unless a person said how many."""
-    told = job.frames or job.duration or (isinstance(job, EditJob) and job.whole)
-    return None if told else window_for(backbone, job.options)[0]
-
-
-def _expected(job: VideoJob, backbone: Backbone) -> int | None:
-    """How many frames ``frames_for`` will give, by what the container says."""
-    there = span_for(job, backbone.spec).expected
-    return there and min(there, _limit(job, backbone) or there)
-
-
-def left_out(job: VideoJob, backbone: Backbone) -> list[str]:
-    """That the clip is longer than what is edited of it, in a sentence; else nothing."""
-    clip, taken = span_for(job, backbone.spec), _expected(job, backbone)
-    if taken == clip.expected:
-        return []
-    there = f"{clip.expected} frames at {float(clip.rate):g} fps"
-    if not isinstance(job, EditJob) or job.trajectory:
-        return [f"of {there} the first {taken} are taken, which are one window"]
-    return [f"the first {taken} of {there} are edited, and no more; --whole takes all of them"]
-
-
-def read_clip(job: VideoJob, backbone: Backbone) -> Video:
-    """The frames of a job that works on one window. Raises as ``frames_for``."""
-    clip = span_for(job, backbone.spec)
-    return Video(np.stack(list(frames_for(job, backbone))), clip.rate, clip.audio)
-
-
-def _moving(frames: Iterable[Frame], job: Job) -> Iterator[Frame]:
-    """The same frames, of which there must be two at least."""
-    rest = iter(frames)
-    first = list(islice(rest, 2))
-    if len(first) < 2:
-        raise VideoError(f"{job.clip}: has one frame in this span, so there is nothing to carry an edit to")
-    return chain(first, rest)
 
 
 def _notices(

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from anyv2v.backbones import Choice, load_choice
+from anyv2v.checks import inputs_of
 from anyv2v.errors import AnyV2VError, OptionError, OutputError
 from anyv2v.evaluation.manifest import Entry, write_manifest
 from anyv2v.evaluation.methods import ABLATIONS
 from anyv2v.evaluation.results import INPUTS, MANIFEST, Results
 from anyv2v.job import EditJob, FrameJob, Job, StillJob, read_settings
 from anyv2v.progress import OnStep, Step, ignore
-from anyv2v.run import inputs_of, run_edit, run_frame
+from anyv2v.run import run_edit, run_frame
 from anyv2v.sidecar import files_of, sha256
 from anyv2v.writing import write
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from anyv2v.backbones import Choice
 from anyv2v.carry import diffuse, invert_video
+from anyv2v.checks import check
 from anyv2v.errors import OptionError
 from anyv2v.features import Kind as TapKind
 from anyv2v.job import TrialJob
@@ -29,16 +30,15 @@ from anyv2v.progress import OnStep, ignore
 from anyv2v.run import (
     Outcome,
     Stopwatch,
-    check,
     first_frame_for,
     load_for,
     memory_errors,
     origin_of,
-    read_clip,
     to_choose,
 )
 from anyv2v.sheet import gallery, picks
 from anyv2v.sidecar import write_sidecar
+from anyv2v.span import read_clip
 from anyv2v.still import check_still
 from anyv2v.video import Frame, Video, check_image_suffix, write_image
 

@@ -32,11 +32,11 @@ from anyv2v.run import (
     load_for,
     memory_errors,
     origin_of,
-    read_clip,
     to_choose,
 )
 from anyv2v.sheet import contact_sheet
 from anyv2v.sidecar import write_sidecar
+from anyv2v.span import read_clip
 from anyv2v.still import check_still
 from anyv2v.store import identity
 from anyv2v.video import Frame, Video, check_image_suffix, write_image

@@ -312,7 +312,7 @@ class Desk:
             TooMany: As many jobs wait as may.
             UserError: It cannot be done.
         """
-        from anyv2v.run import check, check_files
+        from anyv2v.checks import check, check_files
         from anyv2v.still import check_still
 
         try:
