@@ -97,6 +97,13 @@ def test_ablations_of_a_diffusion_backbone(tiny: str, name: str) -> None:
     ]
 
 
+def test_recipes_of_a_diffusion_backbone(tiny: str) -> None:
+    rows = methods(["i2vgen-xl"], tiny, recipes=["paper", "default"], device="cpu")
+    assert [row.name for row in rows[3:]] == ["i2vgen-xl, paper", "i2vgen-xl"]
+    with pytest.raises(OptionError, match="quick"):
+        methods(["i2vgen-xl"], tiny, recipes=["quick"], device="cpu")
+
+
 def test_real_clips_have_a_true_edit_too(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no clip"):
         list(real_cases(tmp_path))

@@ -30,6 +30,9 @@ bench = typer.Typer(help="Measure, with truth to measure against.", no_args_is_h
 def propagation(
     backbones: Annotated[str, flags.option(flags.METHOD, "Names, with commas.")] = "flow",
     model: flags.Model = None,
+    recipes: Annotated[
+        str, flags.option(flags.METHOD, "Recipes of diffusion backbones, with commas.")
+    ] = "default",
     ablations: Annotated[bool, flags.option(flags.METHOD, "Also without each part of the method.")] = False,
     seeds: flags.Seeds = 1,
     edits: flags.Edits = None,
@@ -52,7 +55,8 @@ def propagation(
 
     classes = _classes(edits, motions)
     variations = ablated if ablations else None
-    rows = methods(backbones.split(","), model, variations, device=device or "auto")
+    named = recipes.split(",")
+    rows = methods(backbones.split(","), model, variations, recipes=named, device=device or "auto")
     gallery, scores = Gallery(), []
     for case, score, result in _scored(rows, seeds, *classes, clips, side, frames, quiet):
         gallery.see(case, score, result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -110,6 +110,7 @@ def methods(
     model: str | None = None,
     variations: Callable[[Options], Mapping[str, Options]] | None = None,
     *,
+    recipes: Sequence[str] = ("default",),
     device: str = "auto",
 ) -> list[Method]:
     """The rows of a table: the source unchanged, the edited frame frozen, and each backbone.
@@ -119,7 +120,11 @@ def methods(
         model: A checkpoint for the diffusion backbones.
         variations: Makes of a diffusion backbone's own options those to run it with, by what is added to its
             name; left out, it runs with its own.
+        recipes: Names of those that a diffusion backbone is run by.
         device: See ``load_backbone``.
+
+    Raises:
+        OptionError: There is no such backbone, or recipe.
     """
     rows = [Method("source", lambda task: Result(task.source)), Method("frozen frame", _frozen)]
     for name in backbones:
@@ -128,20 +133,24 @@ def methods(
         if isinstance(backbone, Carrier):
             rows.append(Method(name, _carried(backbone)))
         else:
-            rows += _diffused(backbone, variations or (lambda own: {"": own}))
+            rows += _diffused(backbone, recipes, variations or (lambda own: {"": own}))
     return rows
 
 
-def _diffused(backbone: Backbone, variations: Callable[[Options], Mapping[str, Options]]) -> Iterator[Method]:
+def _diffused(
+    backbone: Backbone, recipes: Sequence[str], variations: Callable[[Options], Mapping[str, Options]]
+) -> Iterator[Method]:
     """A backbone's VAE alone, since no latent model is sharper than that, and its variations."""
     yield Method(
         f"{backbone.name}, its VAE alone",
         lambda task: Result(backbone.decode(backbone.encode(task.truth))),
         backbone.spec,
     )
-    diffusion = Diffusion(backbone)
-    for suffix, options in variations(recipe(backbone=backbone.name)).items():
-        yield Method(backbone.name + suffix, partial(diffusion.run, options), backbone.spec)
+    for name in recipes:
+        diffusion, own = Diffusion(backbone), recipe(name, backbone=backbone.name)
+        label = backbone.name if name == "default" else f"{backbone.name}, {name}"
+        for suffix, options in variations(own).items():
+            yield Method(label + suffix, partial(diffusion.run, options), backbone.spec)
 
 
 def clip_for(methods: Iterable[Method], side: int = 128, frames: int = 16) -> tuple[int, int]:
