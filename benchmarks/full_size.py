@@ -1,8 +1,8 @@
 """Time and memory of I2VGen-XL at its published size. Its weights are random: neither depends on them.
 
 ``python benchmarks/full_size.py`` on a CUDA machine; on a CPU, for ratios, with ``--width 0.2 --side 128``.
-An edit runs with a ``--share`` of its steps, whose kinds stay in proportion, and the seconds of inversion
-and sampling are multiplied; ``--share 1`` runs all of them. Encoding and decoding are whole. Not covered:
+An edit runs with a ``--share`` of its steps, and the seconds of inversion and sampling are multiplied as the
+operations of its net are; ``--share 1`` runs all of them. Encoding and decoding are whole. Not covered:
 reading the clip, writing the result, and loading weights.
 """
 
@@ -248,7 +248,9 @@ class Bench:
         """An edit: seconds by stage, and the most bytes that were held on a GPU."""
         backbone = self.backbone(low_memory=trial.low_memory)
         layout = torch.channels_last if trial.channels_last else torch.contiguous_format
-        backbone.net.to(memory_format=layout)
+        for module in backbone.net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=layout)
         spec = self.spec(backbone)
         video = Video(np.zeros((spec.frames, self.told.side, self.told.side, 3), np.uint8), spec.fps)
         found: Counter[str] = Counter()
@@ -315,13 +317,8 @@ class Table:
         backbone = bench.backbone(low_memory=trial.low_memory)
         with limited(trial.gigabytes):
             found, most = bench.run(trial, short)
-        times = {
-            "encode": 1.0,
-            "invert": full.inversion_steps / short.inversion_steps,
-            "propagate": (full.steps - full.skip) / (short.steps - short.skip),
-            "decode": 1.0,
-        }
-        first = {stage: seconds * times[stage] for stage, seconds in found.items()}
+        ran, runs = self.operations(backbone, short), self.operations(backbone, full)
+        first = {stage: seconds * runs.get(stage, 1) / ran.get(stage, 1) for stage, seconds in found.items()}
         second = {stage: first[stage] for stage in ("propagate", "decode")}
         held = {}
         if most:
@@ -332,8 +329,16 @@ class Table:
             peak = max(peaks[stage] for stage in stages)
             self.row(label, stages, work, ({} if inverted else held) | {"GB foretold": peak / 1e9})
 
+    def operations(self, backbone: I2VGenXL, options: Options) -> dict[str, float]:
+        """Of the net, by stage."""
+        both, sampling = (self.flops(cost(backbone, options, inverted=one)) for one in (False, True))
+        return {"invert": both - sampling, "propagate": sampling}
+
+    def flops(self, work: Cost) -> float:
+        return work.whole * self.whole + (work.rows - work.whole) * self.least
+
     def row(self, label: str, stages: Mapping[str, float], work: Cost, held: Mapping[str, float]) -> None:
-        flops = work.whole * self.whole + (work.rows - work.whole) * self.least
+        flops = self.flops(work)
         self.most = self.most or flops
         seconds = sum(stages.values())
         self.slowest = self.slowest or seconds

@@ -66,16 +66,16 @@ class Bench:
         if options.inversion != "midpoint":
             options = replace(options, **RECORDED)
         steps = options.steps, options.inversion_steps
-        key = (*steps, options.inversion, options.inversion_iterations, options.deep_every)
+        key = (*steps, options.skip, options.inversion, options.inversion_iterations, options.deep_every)
         if key not in self._made:
             self._made[key] = invert(self.backbone, self.z0, self.source, options)
         return self._made[key]
 
     def retrace(self, scheme: Changes, steps: int, sampling: int) -> Figures:
         """Sample the source from its noisiest latents with what was recorded; compare that."""
-        options = replace(self.own, **scheme, inversion_steps=steps, steps=sampling)
+        options = replace(self.own, **scheme, inversion_steps=steps, steps=sampling, skip=0)
         source = self.invert(options)
-        plain = replace(options, guidance=1.0, skip=0, **(RECORDED if source.features else NOTHING))
+        plain = replace(options, guidance=1.0, **(RECORDED if source.features else NOTHING))
         z = propagate(self.backbone, source, self.source, self.source, plain)
         frames = self.backbone.decode(z), self.backbone.decode(self.z0)
         calls = cost(self.backbone, options).calls - cost(self.backbone, options, inverted=True).calls
@@ -102,6 +102,7 @@ class Bench:
         frames, truth = self.backbone.decode(z)[1:], task.truth[1:]
         found = {
             "rows, first edit": float(cost(self.backbone, options).rows),
+            "whole": float(cost(self.backbone, options).whole),
             "rows, second": float(cost(self.backbone, options, inverted=True).rows),
             "PSNR": psnr(frames, truth),
             "PSNR in the edit": psnr(frames, truth, where),
@@ -130,7 +131,7 @@ def row(name: str, figures: Figures, *columns: str) -> None:
 
 
 def write_edits(benches: list[Bench]) -> None:
-    columns = "rows, first edit", "rows, second", "to the paper's", "PSNR", "PSNR in the edit"
+    columns = "rows, first edit", "whole", "rows, second", "to the paper's", "PSNR", "PSNR in the edit"
     heading("Edits: relative L2 of their latents to the paper's, PSNR to the truth in dB", *columns)
     papers: list[Tensor] = []
     for name, changes in EDITS.items():

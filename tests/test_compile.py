@@ -83,7 +83,7 @@ def test_regions_hold_no_tap_and_do_not_overlap(name: str) -> None:
 
 @torch.no_grad()
 def test_injection_compiles_nothing_anew() -> None:
-    """Modes, thresholds and deep blocks may change; only a new shape costs anything."""
+    """Modes, thresholds and deep layers may change; only a new shape costs anything."""
     torch._dynamo.reset()
     backbone = tiny("i2vgen-xl")
     spec = replace(backbone.spec, frames=2)

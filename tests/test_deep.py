@@ -11,9 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from anyv2v import InjectionPlan, Options, Tap
 from anyv2v.backbones.protocol import Backbone
-from anyv2v.deep import DeepCache, is_deep
+from anyv2v.deep import DeepCache, DeepLayer, is_deep
 from anyv2v.edit import invert, propagate
 from anyv2v.errors import OptionError
+from anyv2v.fitting import inversion_modes
+from anyv2v.progress import Step
 
 DEEP = Tap("up_blocks.1.resnets.1.conv2", "conv", 4)
 LAST = Tap("up_blocks.3.temp_attentions.2.*.to_q", "temporal", 11)
@@ -31,7 +33,7 @@ EARLY = Tap("up_blocks.1.temp_attentions.1.*.to_q", "temporal", 4)
 
 def planned(**changes: object) -> InjectionPlan:
     options = replace(TEN, **{"tau_spatial": 0, "tau_temporal": 0} | changes)
-    return InjectionPlan.of((DEEP, EARLY, LAST), options, (DEEP, EARLY))
+    return InjectionPlan.of((DEEP, EARLY, LAST), options)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_an_edit_comes_near_with_a_third_of_the_deep_layers(i2vgen_xl: Backbone)
     # Of 10 levels inversion computes 0 to 3, 6 and 9; sampling the same, but the first.
     assert (often, seldom) == (19, 11)
     assert 0 < (part - whole).norm() / whole.norm() < 0.2
-    assert not i2vgen_xl.deep._newest
+    assert not i2vgen_xl.deep.holds
 
 
 def test_one_output_is_kept_whole(i2vgen_xl: Backbone) -> None:
@@ -105,12 +107,35 @@ def test_one_output_is_kept_whole(i2vgen_xl: Backbone) -> None:
     deep = i2vgen_xl.deep
     with deep.mode("keep", 501):
         i2vgen_xl.denoise(z, 501, condition)
-    shapes = [shape for layer in deep._layers for shape in layer.shapes.values()]
+    layers = (module.forward for module in i2vgen_xl.net.modules())
+    shapes = [list(layer.shapes.values()) for layer in layers if isinstance(layer, DeepLayer)]
     held = {leaf.untyped_storage().nbytes() for leaf in tree_leaves(shapes) if leaf is not None}
     (answer,) = tree_leaves(deep._newest[None].out)
     deep.clear()
     assert held == {4}
     assert answer.numel() == 3 * i2vgen_xl.net.config.block_out_channels[0] * 8 * 8
+
+
+def test_a_run_that_was_stopped_leaves_nothing_behind(i2vgen_xl: Backbone) -> None:
+    def stop(step: Step) -> None:
+        if step.done == 4:
+            raise KeyboardInterrupt
+
+    z = torch.randn(2, 1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    spec = replace(i2vgen_xl.spec, frames=3)
+    told = i2vgen_xl.condition(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), "", spec)
+    before = invert(i2vgen_xl, z[0], told, TEN)
+    with pytest.raises(KeyboardInterrupt):
+        invert(i2vgen_xl, z[1], told, TEN, on_step=stop)
+    after = invert(i2vgen_xl, z[0], told, TEN)
+    assert all(torch.equal(before.at(level), after.at(level)) for level in before.latents)
+
+
+def test_a_long_inversion_computes_where_sampling_will(i2vgen_xl: Backbone) -> None:
+    options = replace(TEN, inversion_steps=20)
+    modes = list(inversion_modes(i2vgen_xl, options).values())
+    assert modes[1::2] == ["keep"] * 4 + ["reuse"] * 2 + ["keep"] + ["reuse"] * 2 + ["keep"]
+    assert modes[0::2] == ["reuse"] * 10
 
 
 class Toy(nn.Module):
@@ -129,12 +154,12 @@ class Times(nn.Module):
         return x * t
 
 
-@pytest.mark.parametrize(("about", "expected"), [((), 4.0), (("other",), 6.0)])
-def test_what_rests_goes_on_as_it_did(about: tuple, expected: float) -> None:
-    """But for a change of what is injected, which has no course."""
+@pytest.mark.parametrize(("newest", "about", "expected"), [(6, (), 4.0), (6, ("other",), 6.0), (8, (), 7.0)])
+def test_what_rests_goes_on_as_it_did(newest: int, about: tuple, expected: float) -> None:
+    """But for a change of what is injected, which has no course, and no further than it came."""
     net = Toy()
     deep, x = DeepCache(net), torch.ones(2)
-    for mode, t, told in (("keep", 9, ()), ("keep", 6, about), ("reuse", 4, about)):
+    for mode, t, told in (("keep", 9, ()), ("keep", newest, about), ("reuse", 4, about)):
         with deep.mode(mode, t, told):
             found = net(x, t)
     assert found.tolist() == [expected + 1] * 2

@@ -109,6 +109,15 @@ def test_a_call_that_is_known_holds_what_it_held_before(name: str, recipe_name: 
     assert foretell.__wrapped__(name, recipe_name) == known
 
 
+def test_deep_layers_rest_first_in_sampling_though_their_calls_are_known() -> None:
+    """Nothing is injected, and of two steps one row each; the inversion made the same two calls."""
+    backbone = load_backbone("i2vgen-xl", checkpoint("i2vgen-xl"), device="meta")
+    nothing = {"tau_conv": 0, "tau_spatial": 0, "tau_temporal": 0, "guidance": 1, "skip": 0}
+    options = Options(steps=2, inversion_steps=2, deep_every=2, **nothing)
+    foretold = rehearse(backbone, replace(backbone.spec, frames=4), options, windows=2)
+    assert foretold.peaks["propagate"] > foretold.weights
+
+
 @pytest.mark.parametrize("name", ["i2vgen-xl"])
 def test_with_little_memory_one_part_is_there(name: str) -> None:
     parts = [

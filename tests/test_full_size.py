@@ -11,7 +11,7 @@ from benchmarks import full_size
 
 def test_the_table_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = "--device cpu --width 0.1 --side 64 --frames 2 --share 0.04 --no-profile --trials"
-    monkeypatch.setattr(sys, "argv", ["full_size.py", *small.split(), "fast, low memory"])
+    monkeypatch.setattr(sys, "argv", ["full_size.py", *small.split(), "fast, channels last"])
     full_size.main()
     told, _, columns, _, first, second = capsys.readouterr().out.strip().splitlines()
     assert "0.04 of the steps were run" in told

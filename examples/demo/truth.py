@@ -7,7 +7,6 @@ Writes `truth.mp4` and the contact sheet `truth.png`, and prints how near each c
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ EDIT, MOTION, SIDE, FRAMES = "recolour", "occlusion", 64, 8
 def main(out: Path) -> None:
     (case,) = rendered_cases(1, (EDIT,), (MOTION,), side=SIDE, frames=FRAMES)
     source, truth = anyv2v.Video(case.task.source, case.task.fps), case.task.truth
-    options = replace(anyv2v.recipe("fast", backbone="mini"), steps=10, inversion_steps=10)
+    options = anyv2v.recipe("fast", backbone="mini")
     rows = {"source": source.frames}
     for backbone, name in {"mini": "AnyV2V", "flow": "optical flow"}.items():
         with progress(silent=False) as on_step:

@@ -3,7 +3,7 @@
 DeepCache (Ma et al., arXiv 2312.00858) in a net of Stable Diffusion's layout: the last layer of its decoder
 alone sees the latents anew, by the shortest of the paths that skip the others. What it is given by those is
 not what they last put out but where that was heading, to first order (TaylorSeer, Liu et al., arXiv
-2503.06923). They have their ``forward`` replaced once for the life of the net and are steered by an
+2503.06923). These have their ``forward`` replaced once for the life of the net and are steered by an
 attribute, as hooks are in ``features``: a hook cannot keep a layer from computing.
 """
 
@@ -60,14 +60,18 @@ class DeepCache:
         self.doing: Mode = "compute"
         self.row: int | None = None
         self.together = True
-        self._t, self._about = 0, hash(())
+        self._t = 0
+        self._about: Hashable = ()
         self._newest: dict[int | None, _Answer] = {}
         self._older: dict[int | None, _Answer] = {}
-        self._layers = [
-            DeepLayer(module, self)
-            for path, module in list(net.named_modules())
-            if (found := DEEP.fullmatch(path)) and not found[2]
-        ]
+        for path, module in list(net.named_modules()):
+            if (found := DEEP.fullmatch(path)) and not found[2]:
+                module.forward = DeepLayer(module, self)
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is kept."""
+        return bool(self._newest)
 
     @contextmanager
     def mode(self, mode: Mode, t: int, about: Hashable = ()) -> Iterator[None]:
@@ -78,7 +82,7 @@ class DeepCache:
             t: The noise level.
             about: What else the answers depend on; of two that differ in it no course is taken.
         """
-        self.doing, self._t, self._about = mode, t, hash(about)
+        self.doing, self._t, self._about = mode, t, about
         try:
             yield
         except BaseException:
@@ -89,27 +93,40 @@ class DeepCache:
 
     def keep(self, layer: DeepLayer, out: Any) -> None:
         """Keep what a layer put out until the next one does, as only the last of them is read."""
+        if self.together != (self.row is None):
+            self.clear()
+            self.together = self.row is None
         newest = self._newest.get(self.row)
         if newest and newest.t != self._t:
             self._older[self.row] = newest
         self._newest[self.row] = _Answer(layer, out, self._t, self._about)
-        self.together = self.row is None
+
+    def repeat(self, made: Callable[[Any], Any]) -> None:
+        """Keep what was kept last once more, in a rehearsal that does not call the net again.
+
+        Args:
+            made: Makes a new answer of the same shape.
+        """
+        for row, answer in list(self._newest.items()):
+            self.row = row
+            self.keep(answer.layer, made(answer.out))
 
     def answer(self, layer: DeepLayer) -> Any:
-        """Where a layer's answers are heading, if it is the last of them; else nothing but its shape."""
+        """Where a layer's answers are heading, if it is the last of them; else nothing but its shape.
+
+        No further on than the two that were kept lie apart, beyond which errors would grow with the distance.
+        """
         newest, older = self._newest[self.row], self._older.get(self.row)
         if newest.layer is not layer:
             return layer.shapes[self.row]
         if older is None or older.about != newest.about:
             return newest.out
-        return _on(older.out, newest.out, (self._t - older.t) / (newest.t - older.t))
+        return _on(older.out, newest.out, min(2.0, (self._t - older.t) / (newest.t - older.t)))
 
     def clear(self) -> None:
         """Forget what was kept."""
         self._newest.clear()
         self._older.clear()
-        for layer in self._layers:
-            layer.shapes.clear()
 
 
 class DeepLayer:
@@ -119,7 +136,6 @@ class DeepLayer:
         self.forward: Callable[..., Any] = module.forward
         self.shapes: dict[int | None, Any] = {}
         self._cache = cache
-        module.forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._cache.doing == "reuse":
@@ -138,7 +154,7 @@ class _Answer:
     layer: DeepLayer
     out: Any
     t: int
-    about: int
+    about: Hashable
 
 
 def _on(older: Any, newest: Any, share: float) -> Any:

@@ -89,6 +89,7 @@ def invert(
     Returns:
         The latents at each of ``inversion_steps`` levels, and ``z0``; the features that were recorded.
     """
+    backbone.deep.clear()  # of what a run that was interrupted has kept
     bank, wanted, modes = backbone.bank, recorded_taps(backbone, options), inversion_modes(backbone, options)
     shelf = Shelf(backbone, backbone.rows(options), wanted.values())
     features: dict[int, Mapping[str, Tensor]] = {}
@@ -142,6 +143,7 @@ def propagate(
     Raises:
         OptionError: The source's inversion and the sampling steps do not meet.
     """
+    backbone.deep.clear()
     bank, sampler, draw = backbone.bank, backbone.sampler(options), noise or drawing(backbone, options)
     plan, grid = bank.plan(options), sampler.grid(options.steps)
 

@@ -8,7 +8,7 @@ steered by an attribute.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -51,18 +51,16 @@ class InjectionPlan:
         taps: The taps in use.
         until: By kind, the number of steps that inject, counted from the noisiest step of the full schedule.
             Steps that are skipped at the noisy end count too, so a threshold always means a noise level.
-        deep: Those of the taps that lie in deep layers: see ``anyv2v.deep``.
-        resting: The steps at which these layers do not compute.
+        resting: The steps at which deep layers do not compute: see ``anyv2v.deep``.
     """
 
     taps: tuple[Tap, ...]
     until: Mapping[Kind, int]
-    deep: frozenset[Tap] = frozenset()
     resting: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, taps: Sequence[Tap], options: Options, deep: Collection[Tap] = ()) -> InjectionPlan:
-        """The plan that ``options`` describe for a backbone's ``taps``, some of them in deep layers.
+    def of(cls, taps: Sequence[Tap], options: Options) -> InjectionPlan:
+        """The plan that ``options`` describe for a backbone's ``taps``.
 
         Temporal attention is injected long after all else, while the deep layers change little already.
 
@@ -88,11 +86,11 @@ class InjectionPlan:
         used = tuple(tap for tap in taps if tap.layer in layers[tap.kind])
         until = {kind: options.count(tau) for kind, tau in taus.items()}
         whole = max((until[tap.kind] for tap in used if tap.kind != "temporal"), default=0)
-        return cls(used, until, frozenset(deep), resting_steps(whole, options))
+        return cls(used, until, resting_steps(whole, options))
 
     def active(self, step: int) -> tuple[Tap, ...]:
         """The taps that inject at ``step``, counted from 0 at the noisiest step of the full schedule."""
-        awake = (tap for tap in self.taps if not (step in self.resting and tap in self.deep))
+        awake = (tap for tap in self.taps if not (step in self.resting and is_deep(tap.path)))
         return tuple(tap for tap in awake if step < self.until[tap.kind])
 
     def mode(self, step: int) -> DeepMode:
@@ -119,9 +117,7 @@ class FeatureBank:
 
     def plan(self, options: Options) -> InjectionPlan:
         """The plan that ``options`` describe: see ``InjectionPlan.of``."""
-        return InjectionPlan.of(
-            self.taps, options, [tap for tap in self.taps if is_deep(self.modules(tap)[0])]
-        )
+        return InjectionPlan.of(self.taps, options)
 
     @contextmanager
     def recording(self, taps: Sequence[Tap]) -> Iterator[None]:

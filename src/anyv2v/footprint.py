@@ -274,7 +274,10 @@ class _Known:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         shapes = tuple(leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         kind = shapes, tuple(self._bank.doing.items()), self._deep.doing
-        if kind in self._calls:
+        keeps = self._deep.doing == "keep"
+        if kind in self._calls and (self._deep.holds or not keeps):
+            if keeps:
+                self._deep.repeat(lambda out: tree_map_only(Tensor, torch.empty_like, out))
             return self._calls[kind].again(self._meter)
         before, peak = self._meter.now, self._meter.peak
         self._meter.peak = before

@@ -1,6 +1,6 @@
 """Where recorded features wait from inversion to sampling: on the device, in the host's memory, or nowhere.
 
-A full-size net makes 0.85 GB of them at every step. Copies run beside the work. Not covered: disks.
+A full-size net makes 0.85 GB of them at a step. Copies run beside the work. Not covered: disks.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Shelf:
     def __init__(self, backbone: Backbone, rows: int, wanted: Iterable[Sequence[Tap]]) -> None:
         self._device, self._rows = backbone.device, rows
         counts = [sum(len(backbone.bank.modules(tap)) for tap in taps) for taps in wanted]
-        self._most = max(counts, default=0)
+        self._most, self._passing = max(counts, default=0), 0
         self._host = _host_memory() / 2
         self._memory = memory_of(backbone.device)
         if self._memory is not None:
@@ -165,11 +165,13 @@ class Shelf:
     def _has_room(self, size: int, count: int) -> bool:
         """Whether the device has, beside what the net will hold in passing, and two levels on their way back.
 
-        These may be larger: noisier levels, which come later, have more features. So large are some of them.
+        These may be larger, as noisier levels, which come later, have more features; and in passing it holds
+        most where all of its layers compute.
         """
         assert self._memory is not None
         before, largest = self._memory.now - size, size / count * self._most
-        return before + size + self._rows * (self._memory.peak - before) + 2 * largest <= self._limit
+        self._passing = max(self._passing, self._memory.peak - before)
+        return before + size + self._rows * self._passing + 2 * largest <= self._limit
 
     def settle(self) -> None:
         """Wait until all copies are made."""

@@ -69,7 +69,7 @@ class Options:
         sampler: ``ddim`` is deterministic; ``ddpm`` adds fresh noise at every step, as the reference's SEINE.
         deep_every: Once nothing but temporal attention is injected, and at as clean levels of the inversion,
             all layers of the net but its last are computed at one step in so many, 1 to 1000, and in between
-            go on as they last did: see ``anyv2v.deep``.
+            go on as they last did: see ``anyv2v.deep``. So they do at levels that sampling does not visit.
         start_level: The noise level of the source that sampling starts from; that of its first step if left
             out. The reference's SEINE starts from the noisiest one that it kept, 997.
         frame_rate: ``keep`` takes the first frames as they come and calls them the backbone's frame rate, as
@@ -165,4 +165,4 @@ RECIPES: Mapping[str, Options] = MappingProxyType(
     }
 )
 """I2VGen-XL's: ``default`` does what is right; ``paper`` keeps every quirk of the reference that changes its
-numbers; ``fast`` asks the net a quarter as often, 148 times, and 98 for a second edit of a clip."""
+numbers; ``fast`` does a tenth of its work, and a sixteenth for a second edit of a clip."""

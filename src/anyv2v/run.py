@@ -277,6 +277,7 @@ def _diffusion_findings(backbone: Backbone, options: Options, sources: list[Inve
         "inversion_from": ", ".join(sorted({source.origin for source in sources})),
         "network_calls": sum(one.calls for one in work) + again,
         "network_rows": sum(one.rows for one in work) + again,
+        "whole_rows": sum(one.whole for one in work) + again,
         "network_rows_in_all": len(sources) * cost(backbone, options).rows,
         "peak_bytes": memory.most if memory else None,
     }

@@ -17,7 +17,7 @@ from anyv2v.cache import Kept, file_of, keeping, key_of, touch
 from anyv2v.drafts import draft
 from anyv2v.edit import Trajectory
 from anyv2v.errors import ImageError, OptionError
-from anyv2v.fitting import clip_spec, source_levels
+from anyv2v.fitting import clip_spec, inversion_modes
 from anyv2v.host import pinned
 from anyv2v.sidecar import library_versions
 from anyv2v.video import Frame, Video, read_image, write_image
@@ -55,7 +55,8 @@ def identity(backbone: Backbone, checkpoint: Path | None, video: Video, options:
     """
     spec = clip_spec(backbone, video, options)
     iterations = options.inversion_iterations if options.inversion == "fixed-point" else ""
-    resting, levels = backbone.bank.plan(options).resting, source_levels(backbone, options)
+    modes = inversion_modes(backbone, options)
+    whole = [level for level, mode in modes.items() if mode != "reuse"]
     return {
         "backbone": backbone.name,
         "checkpoint": str(checkpoint and checkpoint.resolve()),
@@ -64,7 +65,7 @@ def identity(backbone: Backbone, checkpoint: Path | None, video: Video, options:
         "size": f"{options.fit} to {spec.size}",
         "fps": str(spec.fps),
         "inversion": f"{options.inversion} {iterations}".strip(),
-        "deep layers": f"resting at {[levels[step] for step in sorted(resting)]}" if resting else "computed",
+        "deep layers": f"computed at {len(whole)} of {len(modes)} levels, {key_of({'levels': whole})[:8]}",
         "inversion prompt": options.inversion_prompt,
         "vae": options.vae if options.vae == "mode" else f"{options.vae} {options.seed}",
     }

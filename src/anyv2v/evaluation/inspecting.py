@@ -173,7 +173,8 @@ def inspect(
     """
     if first_frame is None:
         first_frame, prompt, options = video.frames[0], options.inversion_prompt, _plain(options)
-    # Denoised at every step or only where it injects, the source gives the same; alone it is told apart.
+    # Denoised at every step or only where it injects, the source gives the same; alone it is told apart. And
+    # layers can be looked at where they compute.
     options = replace(options, source_branch="injecting", deep_every=1)
     watched: Any = _Watched(backbone, options, aim.at(backbone, options, len(video)))
     trajectory = invert_video(backbone, video, options, on_step=on_step)
