@@ -111,7 +111,7 @@ def train_net(recipe: Recipe, out: Path, device: torch.device, pause: float) -> 
             recipe.frames,
         )
         decibels = pictures.generated(backbone, out / "net" / "sample.png", recipe.sample_steps)
-        pictures.curve(out / "net", "net: mean squared error of the velocity")
+        pictures.curve(out / "net", "net: mean squared error of the clean latents")
         print(f"net: {decibels:.2f} dB from a first frame and noise, on clips not seen")
 
     spent = train(
