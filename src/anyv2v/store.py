@@ -57,6 +57,7 @@ def identity(backbone: Backbone, checkpoint: Path | None, video: Video, options:
     iterations = options.inversion_iterations if options.inversion == "fixed-point" else ""
     modes = inversion_modes(backbone, options)
     whole = [level for level, mode in modes.items() if mode != "reuse"]
+    some = f"computed at {len(whole)} of {len(modes)} levels, {key_of({'levels': whole})[:8]}"
     return {
         "backbone": backbone.name,
         "checkpoint": str(checkpoint and checkpoint.resolve()),
@@ -65,7 +66,7 @@ def identity(backbone: Backbone, checkpoint: Path | None, video: Video, options:
         "size": f"{options.fit} to {spec.size}",
         "fps": str(spec.fps),
         "inversion": f"{options.inversion} {iterations}".strip(),
-        "deep layers": f"computed at {len(whole)} of {len(modes)} levels, {key_of({'levels': whole})[:8]}",
+        "deep layers": some if len(whole) < len(modes) else "computed",
         "inversion prompt": options.inversion_prompt,
         "vae": options.vae if options.vae == "mode" else f"{options.vae} {options.seed}",
     }
