@@ -303,11 +303,9 @@ class Table:
     def __init__(self, bench: Bench) -> None:
         self.bench, self.slowest, self.most = bench, 0.0, 0.0
         (self.whole, self.least), self.rate = bench.flops(), bench.peak_rate()
-        print(f"A row takes the net {self.whole / 1e12:.3g} TFLOP, where its deep layers rest ", end="")
-        print(
-            f"{self.least / 1e12:.3g}; a product of matrices reaches {self.rate / 1e12:.4g} TFLOP/s. ", end=""
-        )
-        print(f"{bench.told.share:g} of the steps were run.\n")
+        row = f"A row takes the net {self.whole / 1e12:.3g} TFLOP, {self.least / 1e12:.3g} where layers rest"
+        peak = f"a product of matrices reaches {self.rate / 1e12:.4g} TFLOP/s"
+        print(f"{row}; {peak}. {bench.told.share:g} of the steps were run.\n")
         print(f"| | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}", flush=True)
 
     def write(self, name: str, trial: Trial) -> None:
