@@ -24,7 +24,7 @@ import numpy as np
 
 from anyv2v import Clip, Fit, Size, read_image, write, write_image
 from anyv2v.flow import FlowCarrier
-from anyv2v.video import Frame
+from anyv2v.picture import Frame
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 FPS = 24

@@ -31,8 +31,8 @@ from anyv2v.editors.canvas import Canvas
 from anyv2v.editors.pipeline import Pipeline, PipelineSettings, unfit
 from anyv2v.editors.protocol import Machine, Request
 from anyv2v.errors import CheckpointError, EditorError, OptionError
+from anyv2v.picture import Size
 from anyv2v.progress import Step
-from anyv2v.video import Size
 
 CPU = Machine(torch.device("cpu"), torch.float32)
 

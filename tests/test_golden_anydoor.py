@@ -21,8 +21,8 @@ from anyv2v.editors.collage import Place, Subject, bounding_box, cut_out
 from anyv2v.editors.protocol import Machine, Mask, Request
 from anyv2v.errors import OptionError
 from anyv2v.models.anydoor import AnyDoorNets, Config, Embeddings, weights_by_module
+from anyv2v.picture import Frame
 from anyv2v.schedule import DDIM
-from anyv2v.video import Frame
 from anyv2v.weights import fill
 from golden_data import Case, Golden, assert_close, assert_near, named
 

@@ -29,7 +29,7 @@ from anyv2v import (
 )
 from anyv2v.backbones.i2vgen_xl import I2VGenXL, centre_crop
 from anyv2v.backbones.protocol import Condition
-from anyv2v.video import Fit
+from anyv2v.picture import Fit
 from golden_data import Case, Golden, assert_close, assert_levels, named
 
 GOLDEN = Golden("i2vgen-xl")

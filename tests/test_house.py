@@ -19,6 +19,8 @@ FLOORS = [
     {"ahead", "errors", "progress"},
     {"models", "models.consisti2v", "models.seine", "models.anydoor", "models.vgg"},
     {"drafts", "cache"},
+    {"picture"},
+    {"film"},
     {"video"},
     {"writing", "options", "sheet", "sidecar", "weights", "windows", "fields"},
     {"editors.entry"},

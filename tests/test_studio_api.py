@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from anyv2v import Clip, read_image
+from anyv2v.film import probe
 from anyv2v.studio.limits import Limits
-from anyv2v.video import probe
 from studio_parts import Place, working
 
 schemathesis = pytest.importorskip("schemathesis")

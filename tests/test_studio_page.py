@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from anyv2v import Clip, write, write_image
-from anyv2v.video import read_image
+from anyv2v.picture import read_image
 from conftest import scene
 
 SHOTS = os.environ.get("STUDIO_SHOTS")

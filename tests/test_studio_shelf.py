@@ -16,9 +16,10 @@ from PIL import Image
 
 from anyv2v import read_image, write
 from anyv2v.errors import ImageError, OptionError, OutputError, UserError, VideoError
+from anyv2v.film import probe
 from anyv2v.studio.limits import Limits, TooLarge, TooSlow, Unknown
 from anyv2v.studio.shelf import Shelf, studio_folder
-from anyv2v.video import Clip, probe
+from anyv2v.video import Clip
 from clips import film, number, numbered
 from conftest import scene
 

@@ -23,13 +23,13 @@ import pytest
 from anyv2v import Clip, Options, read_image, write_image
 from anyv2v.editors import EditorEntry, list_editors
 from anyv2v.errors import OptionError, VideoError, WeightsMissing
+from anyv2v.film import probe
 from anyv2v.progress import Step
 from anyv2v.studio.desk import Desk
 from anyv2v.studio.limits import Limits, TooLarge, TooMany, Unknown
 from anyv2v.studio.queue import Job
 from anyv2v.studio.request import ADVANCED, Request, thresholds
 from anyv2v.studio.worker import Post, Reporter, Worker
-from anyv2v.video import probe
 from studio_parts import Place, working
 
 QUICK = {"steps": 3, "inversion_steps": 3, "skip": 0, "size": "32x32"}

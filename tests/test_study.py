@@ -36,7 +36,7 @@ from anyv2v.evaluation.study.tally import (
     wilson,
 )
 from anyv2v.evaluation.study.votes import VOTES, Vote, Votes
-from anyv2v.video import probe
+from anyv2v.film import probe
 from clips import film
 from study_folder import FPS, METHODS, moving, study_folder
 

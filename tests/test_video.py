@@ -22,20 +22,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-from anyv2v import drafts, video
+from anyv2v import drafts
+from anyv2v import film as films
 from anyv2v.drafts import draft
 from anyv2v.errors import ImageError, OptionError, OutputError, UserError, VideoError
-from anyv2v.video import (
-    AudioTrack,
-    Clip,
-    Fit,
-    Size,
-    Video,
-    check_image_suffix,
-    probe,
-    read_image,
-    write_image,
-)
+from anyv2v.film import probe
+from anyv2v.picture import Fit, Size, check_image_suffix, read_image, write_image
+from anyv2v.video import AudioTrack, Clip, Video
 from anyv2v.writing import check_output, write
 from clips import beep, film, listen, number, numbered, onset, smooth, turn
 
@@ -692,8 +685,8 @@ def test_a_clip_can_replace_itself(tmp_path: Path) -> None:
 
 def test_reading_stops_with_the_last_frame_asked_for(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[object] = []
-    develop = video._upright_rgb
-    monkeypatch.setattr(video, "_upright_rgb", lambda frame: converted.append(frame) or develop(frame))
+    develop = films._upright_rgb
+    monkeypatch.setattr(films, "_upright_rgb", lambda frame: converted.append(frame) or develop(frame))
     clip = Clip(counted, start=2.0, frames=3)
     assert numbers(clip) == [50, 51, 52]
     assert len(converted) == 3

@@ -16,8 +16,8 @@ import numpy as np
 from anyv2v.editors import EditorEntry
 from anyv2v.editors.protocol import Machine, Request
 from anyv2v.errors import OptionError
+from anyv2v.picture import Frame
 from anyv2v.progress import OnStep, ignore
-from anyv2v.video import Frame
 
 
 @dataclass(frozen=True)

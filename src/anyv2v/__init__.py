@@ -19,10 +19,12 @@ from anyv2v.edit import Trajectory, invert, propagate
 from anyv2v.editors import EditorEntry, list_editors, load_editor
 from anyv2v.editors.protocol import Editor, Request
 from anyv2v.errors import AnyV2VError, UserError
+from anyv2v.film import VideoInfo, probe
 from anyv2v.fitting import clip_spec, fit_frame, fit_frames
 from anyv2v.options import NEGATIVE_PROMPT, RECIPES, Options
+from anyv2v.picture import Fit, Size, read_image, write_image
 from anyv2v.progress import Step
-from anyv2v.video import AudioTrack, Clip, Fit, Size, Video, VideoInfo, probe, read_image, write_image
+from anyv2v.video import AudioTrack, Clip, Video
 from anyv2v.writing import write
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from anyv2v.edit import Lay, Noise, Trajectory, drawing, invert, propagate
 from anyv2v.errors import VideoError
 from anyv2v.fitting import check_levels, check_options, clip_spec, fit_frame, fit_frames, window_for
 from anyv2v.options import Options
+from anyv2v.picture import Fit, Frame, Size
 from anyv2v.progress import OnStep, Step, ignore
-from anyv2v.video import Fit, Frame, Size, Video
+from anyv2v.video import Video
 from anyv2v.windows import Seam, count_windows, over_windows, windows
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from anyv2v.drafts import check_file
 from anyv2v.errors import OptionError, OutputError, VideoError
 from anyv2v.fitting import check_levels, check_options, clip_spec, window_for
 from anyv2v.job import EditJob, FrameJob, InvertJob, Job, StillJob, VideoJob
+from anyv2v.picture import check_image_suffix
 from anyv2v.sidecar import files_of, sidecar_of
 from anyv2v.span import lone, span_for
 from anyv2v.still import sheet_of, still_inputs
-from anyv2v.video import Video, check_image_suffix
+from anyv2v.video import Video
 from anyv2v.writing import check_output
 
 if TYPE_CHECKING:

@@ -194,7 +194,8 @@ def frame(
     """Write the first frame of a clip, or of what follows --start: the picture to edit."""
     from anyv2v.checks import check_apart
     from anyv2v.drafts import check_file
-    from anyv2v.video import Clip, write_image
+    from anyv2v.picture import write_image
+    from anyv2v.video import Clip
 
     check_file(output, overwrite=bool(overwrite))
     check_apart({"clip": clip}, [output])
@@ -204,7 +205,7 @@ def frame(
 @app.command()
 def info(clip: Annotated[Path, typer.Argument(help="A video.")], as_json: flags.Json = False) -> None:
     """Say what a clip is: size, length, frame rate, codecs."""
-    from anyv2v.video import probe
+    from anyv2v.film import probe
 
     show(asdict(probe(clip)), as_json)
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from anyv2v.video import Frame
+from anyv2v.picture import Frame
 from anyv2v.weights import Weights, load_part, loading
 
 __all__ = ["CLIP", "WEIGHTS"]

@@ -11,10 +11,11 @@ from anyv2v.backbones import Choice, load_choice
 from anyv2v.checks import check, spec_for
 from anyv2v.fitting import cost, window_for
 from anyv2v.job import EditJob
+from anyv2v.picture import read_image
 from anyv2v.source import inversion_at_hand
 from anyv2v.span import frames_for, left_out, span_for
 from anyv2v.still import check_still
-from anyv2v.video import Video, read_image
+from anyv2v.video import Video
 from anyv2v.windows import windows
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anyv2v.video import Frame
+from anyv2v.picture import Frame
 
 __all__ = [
     "Field",

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from anyv2v.errors import OptionError
 from anyv2v.inversion import calls
 from anyv2v.options import Options
-from anyv2v.video import Fit, Frame, Size, Video
+from anyv2v.picture import Fit, Frame, Size
+from anyv2v.video import Video
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec

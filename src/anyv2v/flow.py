@@ -49,7 +49,7 @@ from anyv2v.fields import (
     warp,
 )
 from anyv2v.motion import Motion, Riders, Tracker
-from anyv2v.video import Frame
+from anyv2v.picture import Frame
 
 __all__ = ["Carried", "Flow", "FlowCarrier", "FlowReport"]
 

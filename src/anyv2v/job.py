@@ -17,7 +17,8 @@ from typing import Any, Literal, TypeVar
 from anyv2v.backbones import recipe
 from anyv2v.errors import OptionError
 from anyv2v.options import Options
-from anyv2v.video import Clip, Size
+from anyv2v.picture import Size
+from anyv2v.video import Clip
 
 __all__ = ["EditJob", "FrameJob", "InvertJob", "Job", "StillJob", "TrialJob", "VideoJob", "read_settings"]
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from anyv2v.fields import Field, bell, box, gray, grid, peak, soft, squared, warp
-from anyv2v.video import Frame
+from anyv2v.picture import Frame
 
 __all__ = ["Match", "Motion", "Ride", "Riders", "Tracker"]
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from anyv2v.errors import OptionError
-from anyv2v.video import Size
+from anyv2v.picture import Size
 
 __all__ = ["NEGATIVE_PROMPT", "RECIPES", "Options", "within"]
 

@@ -22,6 +22,7 @@ from anyv2v.flow import FlowReport
 from anyv2v.host import gpu
 from anyv2v.job import EditJob, FrameJob, InvertJob, Job, StillJob, VideoJob
 from anyv2v.options import Options
+from anyv2v.picture import Frame, Size, write_image
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.sheet import Reel
 from anyv2v.sidecar import files_of, library_versions, sha256, write_sidecar
@@ -29,7 +30,7 @@ from anyv2v.source import Inversion, inversion_for, of_use
 from anyv2v.span import expected_for, frames_for, left_out, moving, read_clip, span_for
 from anyv2v.still import Still, check_still, edit_still, sheet_of
 from anyv2v.store import identity, save_trajectory
-from anyv2v.video import AudioTrack, Frame, Size, Video, write_image
+from anyv2v.video import AudioTrack, Video
 from anyv2v.writing import write
 
 if TYPE_CHECKING:

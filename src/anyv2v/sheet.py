@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from anyv2v.video import Fit, Frame, Size
+from anyv2v.picture import Fit, Frame, Size
 
 __all__ = ["Reel", "contact_sheet", "gallery", "picks"]
 

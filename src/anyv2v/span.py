@@ -12,7 +12,8 @@ import numpy as np
 from anyv2v.errors import OptionError, VideoError
 from anyv2v.fitting import window_for
 from anyv2v.job import EditJob, Job, VideoJob
-from anyv2v.video import Clip, Frame, Video
+from anyv2v.picture import Frame
+from anyv2v.video import Clip, Video
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec

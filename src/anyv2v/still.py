@@ -27,10 +27,10 @@ from anyv2v.editors.protocol import Request
 from anyv2v.editors.ranking import UNCHANGED, ranked, score
 from anyv2v.errors import EditorError, OptionError, UserError, WeightsMissing
 from anyv2v.job import StillJob, TrialJob
+from anyv2v.picture import Frame, Size, read_image
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.sheet import gallery
 from anyv2v.store import frame_key, keep_frame, kept_frame
-from anyv2v.video import Frame, Size, read_image
 
 if TYPE_CHECKING:
     from anyv2v.clip import CLIP

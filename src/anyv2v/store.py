@@ -19,8 +19,9 @@ from anyv2v.edit import Trajectory
 from anyv2v.errors import ImageError, OptionError
 from anyv2v.fitting import clip_spec, inversion_modes
 from anyv2v.host import pinned
+from anyv2v.picture import Frame, read_image, write_image
 from anyv2v.sidecar import library_versions
-from anyv2v.video import Frame, Video, read_image, write_image
+from anyv2v.video import Video
 
 if TYPE_CHECKING:
     from torch import Tensor

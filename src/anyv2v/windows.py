@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from anyv2v.picture import Frame
 from anyv2v.progress import OnStep
-from anyv2v.video import Frame
 
 if TYPE_CHECKING:
     from torch import Tensor

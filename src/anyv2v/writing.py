@@ -20,7 +20,9 @@ from PIL import Image
 
 from anyv2v.drafts import check_replaceable, draft, named
 from anyv2v.errors import OutputError, VideoError
-from anyv2v.video import AudioTrack, Film, Frame, ratio, reading, seek
+from anyv2v.film import Film, seek
+from anyv2v.picture import Frame, reading
+from anyv2v.video import AudioTrack, ratio
 
 __all__ = ["check_output", "write"]
 

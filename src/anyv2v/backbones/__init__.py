@@ -23,7 +23,7 @@ from anyv2v.weights import Weights
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone
     from anyv2v.flow import Carried
-    from anyv2v.video import Frame
+    from anyv2v.picture import Frame
 
 __all__ = [
     "Carrier",

@@ -23,8 +23,8 @@ from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
 from anyv2v.backbones.protocol import Condition, VideoSpec
 from anyv2v.models.consisti2v import NEVER_USED, ConsistI2VUNet
 from anyv2v.options import Options
+from anyv2v.picture import Size
 from anyv2v.schedule import DDIM
-from anyv2v.video import Size
 from anyv2v.weights import (
     configuration,
     fill,

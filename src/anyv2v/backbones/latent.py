@@ -16,8 +16,8 @@ from anyv2v.backbones.protocol import Condition, OnFrame, ignore
 from anyv2v.deep import DeepCache
 from anyv2v.features import FeatureBank, Kind, Tap
 from anyv2v.options import Options
+from anyv2v.picture import Size
 from anyv2v.schedule import DDIM, Schedule, sampler_of
-from anyv2v.video import Size
 
 __all__ = ["LatentBackbone", "decoder_taps", "tokens_of"]
 

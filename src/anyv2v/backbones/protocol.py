@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from anyv2v.deep import DeepCache
 from anyv2v.features import FeatureBank
 from anyv2v.options import Options
+from anyv2v.picture import Size
 from anyv2v.schedule import Schedule
-from anyv2v.video import Size
 
 __all__ = ["Backbone", "Condition", "OnFrame", "VideoSpec", "ignore"]
 

@@ -20,8 +20,8 @@ from anyv2v.backbones.latent import LatentBackbone, decoder_taps, tokens_of
 from anyv2v.backbones.protocol import Condition, VideoSpec
 from anyv2v.models.seine import Config, SEINEUNet
 from anyv2v.options import Options
+from anyv2v.picture import Size
 from anyv2v.schedule import DDIM
-from anyv2v.video import Size
 from anyv2v.weights import (
     configuration,
     fill,

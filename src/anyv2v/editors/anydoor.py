@@ -23,9 +23,9 @@ from anyv2v.editors.collage import FEWEST, SIDE, Place, Variant, cut_out
 from anyv2v.editors.protocol import Machine, Mask, Request
 from anyv2v.errors import CheckpointError, EditorError, OptionError
 from anyv2v.options import within
+from anyv2v.picture import Frame
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.schedule import DDIM
-from anyv2v.video import Frame
 from anyv2v.weights import fill, loading, read_weights
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import EditorError
-from anyv2v.video import Fit, Frame, Size
+from anyv2v.picture import Fit, Frame, Size
 
 __all__ = ["Canvas", "frame_of", "limited"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import OptionError
-from anyv2v.video import Frame
+from anyv2v.picture import Frame
 
 __all__ = [
     "FEWEST",

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from anyv2v.editors.protocol import Machine, Mask, Request
 from anyv2v.options import within
+from anyv2v.picture import Frame
 from anyv2v.progress import OnStep, ignore
-from anyv2v.video import Frame
 
 __all__ = ["Color", "ColorSettings"]
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from anyv2v.editors.protocol import Machine, Mask, Request
 from anyv2v.errors import EditorError, ImageError, OptionError
+from anyv2v.picture import Fit, Frame, Size, read_image, write_image
 from anyv2v.progress import OnStep, Step, ignore
-from anyv2v.video import Fit, Frame, Size, read_image, write_image
 
 __all__ = ["Command", "CommandSettings"]
 

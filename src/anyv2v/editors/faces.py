@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anyv2v.video import Frame, Size
+from anyv2v.picture import Frame, Size
 
 __all__ = ["Analyser", "Face", "analyse", "draw_points"]
 

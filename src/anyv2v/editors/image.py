@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from anyv2v.editors.protocol import Machine, Request
+from anyv2v.picture import Fit, Frame, Size, read_image
 from anyv2v.progress import OnStep, ignore
-from anyv2v.video import Fit, Frame, Size, read_image
 
 __all__ = ["Image", "ImageSettings"]
 

@@ -24,8 +24,8 @@ from anyv2v.editors.protocol import Machine, Request
 from anyv2v.editors.sdxl import MULTIPLE, SDXLSettings, load_pipeline, paint
 from anyv2v.errors import CheckpointError, EditorError
 from anyv2v.options import within
+from anyv2v.picture import Frame, Size
 from anyv2v.progress import OnStep, ignore
-from anyv2v.video import Frame, Size
 
 __all__ = ["InstantID", "InstantIDSettings", "face_tokens", "stretched", "wearing"]
 

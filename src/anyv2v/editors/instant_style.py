@@ -20,8 +20,8 @@ from anyv2v.editors.canvas import Canvas
 from anyv2v.editors.protocol import Machine, Request
 from anyv2v.editors.sdxl import MULTIPLE, SDXLSettings, load_pipeline, paint
 from anyv2v.options import within
+from anyv2v.picture import Frame, Size
 from anyv2v.progress import OnStep, ignore
-from anyv2v.video import Frame, Size
 
 __all__ = ["InstantStyle", "InstantStyleSettings", "edges"]
 

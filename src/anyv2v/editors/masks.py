@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import ImageError
-from anyv2v.video import Size, read_image, reading
+from anyv2v.picture import Size, read_image, reading
 
 __all__ = ["alpha_of", "read_mask"]
 

@@ -28,8 +28,8 @@ from torch import nn
 from anyv2v.editors.canvas import Canvas, frame_of
 from anyv2v.editors.protocol import Machine, Mask, Request
 from anyv2v.errors import CheckpointError, EditorError, OptionError
+from anyv2v.picture import Frame, Size
 from anyv2v.progress import OnStep, Step, ignore
-from anyv2v.video import Frame, Size
 from anyv2v.weights import configuration, hushed, load_part, loading
 
 __all__ = ["Pipeline", "PipelineSettings", "arguments_of", "unfit"]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from anyv2v.picture import Frame
 from anyv2v.progress import OnStep, ignore
-from anyv2v.video import Frame
 
 if TYPE_CHECKING:
     import torch

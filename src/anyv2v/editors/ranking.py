@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.editors.protocol import Mask
-from anyv2v.video import Frame
+from anyv2v.picture import Frame
 
 if TYPE_CHECKING:
     from anyv2v.clip import CLIP

@@ -12,7 +12,7 @@ import torch
 
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import OptionError
-from anyv2v.video import Frame, Size
+from anyv2v.picture import Frame, Size
 from anyv2v.weights import Weights, load_part
 
 __all__ = ["SAM2", "Box", "Point", "segment"]

@@ -16,8 +16,8 @@ from anyv2v.editors.canvas import frame_of
 from anyv2v.editors.protocol import Machine, Request
 from anyv2v.errors import OptionError
 from anyv2v.options import within
+from anyv2v.picture import Frame
 from anyv2v.progress import OnStep, Step
-from anyv2v.video import Frame
 from anyv2v.weights import hushed, load_part, loading
 
 __all__ = ["MULTIPLE", "SDXLSettings", "load_pipeline", "paint"]

@@ -36,8 +36,8 @@ from anyv2v.editors.protocol import Machine, Request
 from anyv2v.errors import OptionError
 from anyv2v.models.vgg import LAYERS, VGG19
 from anyv2v.options import within
+from anyv2v.picture import Frame
 from anyv2v.progress import OnStep, Step, ignore
-from anyv2v.video import Frame
 from anyv2v.weights import fill, read_weights, weights_of
 
 __all__ = ["StyleTransfer", "StyleTransferSettings"]

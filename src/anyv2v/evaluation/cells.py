@@ -216,7 +216,7 @@ def _still(job: EditJob, entry: Entry, output: Path) -> FrameJob:
 
 def _write_reference(results: Results, job: EditJob, entry: Entry) -> None:
     if job.reference:
-        from anyv2v.video import read_image, write_image
+        from anyv2v.picture import read_image, write_image
 
         write_image(results.folder / INPUTS / f"{entry.name}.reference.png", read_image(job.reference[0]))
 

@@ -26,6 +26,7 @@ from anyv2v.errors import OptionError
 from anyv2v.features import Kind as TapKind
 from anyv2v.job import TrialJob
 from anyv2v.options import Options
+from anyv2v.picture import Frame, check_image_suffix, write_image
 from anyv2v.progress import OnStep, ignore
 from anyv2v.run import (
     Outcome,
@@ -40,7 +41,7 @@ from anyv2v.sheet import gallery, picks
 from anyv2v.sidecar import write_sidecar
 from anyv2v.span import read_clip
 from anyv2v.still import check_still
-from anyv2v.video import Frame, Video, check_image_suffix, write_image
+from anyv2v.video import Video
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, Condition

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import UserError
 from anyv2v.evaluation import metrics
-from anyv2v.video import Frame
+from anyv2v.picture import Frame
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,8 +19,9 @@ from anyv2v.edit import Trajectory
 from anyv2v.fitting import recorded_taps
 from anyv2v.host import gpu
 from anyv2v.options import Options
+from anyv2v.picture import Size
 from anyv2v.store import identity
-from anyv2v.video import Size, Video
+from anyv2v.video import Video
 
 if TYPE_CHECKING:
     from anyv2v.backbones.protocol import Backbone, VideoSpec

@@ -19,7 +19,8 @@ from anyv2v.evaluation.manifest import Entry
 from anyv2v.evaluation.report import STYLE
 from anyv2v.evaluation.results import Results
 from anyv2v.evaluation.tables import Column, Table, cell_of, notes_of
-from anyv2v.video import Clip, Fit, Frame, Size, read_image
+from anyv2v.picture import Fit, Frame, Size, read_image
+from anyv2v.video import Clip
 from anyv2v.writing import write
 
 __all__ = ["write_page"]

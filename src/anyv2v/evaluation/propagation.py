@@ -23,7 +23,8 @@ from anyv2v.evaluation.filming import Pair, render_pair
 from anyv2v.evaluation.methods import Method, Result, Task
 from anyv2v.evaluation.metrics import bounded_psnr, first_frame_adherence, ssim, warping_error
 from anyv2v.evaluation.scenes import EDITS, MOTIONS, edit_scene, sample_scene
-from anyv2v.video import Clip, Fit, Size
+from anyv2v.picture import Fit, Size
+from anyv2v.video import Clip
 
 __all__ = [
     "EDITS",

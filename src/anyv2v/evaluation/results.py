@@ -25,8 +25,9 @@ from anyv2v.editors.masks import read_mask
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import OptionError
 from anyv2v.evaluation.manifest import Entry, read_manifest
+from anyv2v.picture import Fit, Frame, Size, read_image
 from anyv2v.sidecar import sidecar_of
-from anyv2v.video import Clip, Fit, Frame, Size, Video, read_image
+from anyv2v.video import Clip, Video
 
 __all__ = ["INPUTS", "MANIFEST", "SCORES", "Results"]
 

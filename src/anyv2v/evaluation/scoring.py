@@ -14,8 +14,8 @@ from anyv2v.errors import OptionError, UserError
 from anyv2v.evaluation.manifest import Entry
 from anyv2v.evaluation.measures import METRICS, Sample, measured
 from anyv2v.evaluation.results import SCORES, Results
+from anyv2v.picture import Size
 from anyv2v.sidecar import sha256
-from anyv2v.video import Size
 
 if TYPE_CHECKING:
     from anyv2v.evaluation.judges import Judges

@@ -24,6 +24,7 @@ from anyv2v.evaluation.sweep import knobs_of, trials
 from anyv2v.fitting import check_levels, check_options, clip_spec, fit_frame, fit_frames, recorded_taps
 from anyv2v.job import TrialJob
 from anyv2v.options import Options
+from anyv2v.picture import Frame, check_image_suffix, write_image
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.run import (
     Outcome,
@@ -39,7 +40,7 @@ from anyv2v.sidecar import write_sidecar
 from anyv2v.span import read_clip
 from anyv2v.still import check_still
 from anyv2v.store import identity
-from anyv2v.video import Frame, Video, check_image_suffix, write_image
+from anyv2v.video import Video
 from anyv2v.writing import write
 
 if TYPE_CHECKING:

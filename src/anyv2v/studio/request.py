@@ -13,9 +13,10 @@ from anyv2v.editors import EditorEntry, choose_editor, editor_named, list_editor
 from anyv2v.errors import OptionError
 from anyv2v.job import EditJob, FrameJob, read_settings
 from anyv2v.options import Options
+from anyv2v.picture import Size
 from anyv2v.studio.limits import Limits
 from anyv2v.studio.shelf import Shelf
-from anyv2v.video import Clip, Size
+from anyv2v.video import Clip
 
 __all__ = ["ADVANCED", "Lane", "Models", "Request", "Workshop", "thresholds"]
 

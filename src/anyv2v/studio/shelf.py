@@ -31,8 +31,10 @@ from PIL import Image, ImageOps
 
 from anyv2v.drafts import draft
 from anyv2v.errors import ImageError, OptionError, OutputError, VideoError
+from anyv2v.film import VideoInfo, probe
+from anyv2v.picture import Fit, Frame, Size, reading, write_image
 from anyv2v.studio.limits import Limits, TooLarge, TooSlow, Unknown
-from anyv2v.video import Clip, Fit, Frame, Size, VideoInfo, probe, reading, write_image
+from anyv2v.video import Clip
 from anyv2v.writing import write
 
 __all__ = [

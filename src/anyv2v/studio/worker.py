@@ -25,7 +25,9 @@ from anyv2v.backbones import Choice, load_choice
 from anyv2v.drafts import draft
 from anyv2v.editors import editor_named
 from anyv2v.errors import UserError
+from anyv2v.film import probe
 from anyv2v.job import EditJob, FrameJob
+from anyv2v.picture import Fit, Size, read_image, write_image
 from anyv2v.progress import OnStep, Step
 from anyv2v.run import Outcome, run_edit, run_frame
 from anyv2v.still import free
@@ -34,7 +36,7 @@ from anyv2v.studio.limits import Limits
 from anyv2v.studio.queue import LEASE, Job, Queue
 from anyv2v.studio.request import Request
 from anyv2v.studio.shelf import remove, small
-from anyv2v.video import Clip, Fit, Size, probe, read_image, write_image
+from anyv2v.video import Clip
 from anyv2v.writing import write
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ from pathlib import Path
 from anyv2v.errors import OptionError, OutputError
 from anyv2v.evaluation.manifest import Entry
 from anyv2v.evaluation.results import Results
-from anyv2v.video import Clip, Size, probe, write_image
+from anyv2v.film import probe
+from anyv2v.picture import Size, write_image
+from anyv2v.video import Clip
 from anyv2v.writing import write
 
 __all__ = ["STUDY", "Slate", "roomy", "slates"]
