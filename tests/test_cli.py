@@ -194,7 +194,7 @@ def test_restore_gives_the_size_of_the_source(job: Path, run, diffusion) -> None
 
 
 def test_an_edited_frame_of_another_shape_is_fitted_and_said_so(job: Path, run) -> None:
-    write_image("edited.png", np.zeros((50, 50, 3), np.uint8))
+    write_image("edited.png", np.zeros((50, 50, 3), np.uint8), overwrite=True)
     code, _, err = run(*EDIT)
     assert code == 0
     assert "the edited frame is 50x50; it was fitted to 96x64 (crop)" in err
@@ -240,8 +240,8 @@ def test_sound_is_kept(job: Path, run) -> None:
 
 
 def test_flow_says_what_it_does_not_use(job: Path, run) -> None:
-    err = run(*EDIT, "--prompt", "a cat", "--size", "64x64", "--steps", 9)[2]
-    assert "flow does not use prompt, steps, size" in err
+    err = run(*EDIT, "--prompt", "a cat", "--size", "64x64", "--steps", 9, "--low-memory", "--compile")[2]
+    assert "flow does not use prompt, steps, size, low memory, compile" in err
     for words in (("--trajectory", "clip.mp4"), ("--backbone", "flow", "--model", ".")):
         code, _, err = run(*EDIT[:-1], "other.mp4", *words)
         assert (code, "flow takes neither --model nor --trajectory" in err) == (2, True), err

@@ -240,7 +240,7 @@ def test_a_score_is_kept_as_long_as_all_that_it_says_is_true(dataset) -> None:
     first = judged()
     marked = [replace(one, metrics={**one.metrics, "warping_error": 1e6}) for one in first.values()]
     assert judged(known=marked)["flow", "couple"].metrics["warping_error"] == 1e6
-    write_image("results/inputs/couple.png", scene(1)[0])
+    write_image("results/inputs/couple.png", scene(1)[0], overwrite=True)
     again = judged(known=marked)
     assert again["flow", "couple"].metrics["warping_error"] < 255
     assert again["flow", "man-walking"].metrics["warping_error"] == 1e6
@@ -296,7 +296,7 @@ def test_a_changed_input_is_not_passed_off_as_done(dataset) -> None:
     list(run_cells(entries, plans(["flow"]), Path("results")))
     states = [cell.state for cell in run_cells(entries, plans(["flow"]), Path("results").resolve())]
     assert states == ["kept"]  # by another path of the folder
-    write_image("dusk.png", scene(1)[0])
+    write_image("dusk.png", scene(1)[0], overwrite=True)
     (cell,) = run_cells(entries, plans(["flow"]), Path("results"))
     assert "reference 1 changed since the results were made" in cell.error
 

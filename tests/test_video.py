@@ -328,12 +328,13 @@ def test_image_round_trip(tmp_path: Path) -> None:
     assert psnr(read_image(write_image(tmp_path / "a.jpg", smooth(1, 32, 32))), smooth(1, 32, 32)) > 35
 
 
-def test_images_are_replaced_unless_forbidden(tmp_path: Path) -> None:
+def test_images_are_replaced_only_if_allowed(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png", numbered(7))
-    np.testing.assert_array_equal(read_image(write_image(path, numbered(8))), numbered(8))
     with pytest.raises(OutputError, match=r"a\.png: exists already; --overwrite"):
-        write_image(path, numbered(9), overwrite=False)
-    assert number(read_image(path)) == 8
+        write_image(path, numbered(8))
+    assert number(read_image(path)) == 7
+    write_image(path, numbered(9), overwrite=True)
+    np.testing.assert_array_equal(read_image(path), numbered(9))
     assert names(tmp_path) == ["a.png"]
 
 

@@ -66,8 +66,8 @@ def read_image(path: Path | str, error: type[UserError] = ImageError) -> Frame:
         return rgb(image)
 
 
-def write_image(path: Path | str, frame: Frame, *, overwrite: bool = True) -> Path:
-    """Write one frame in the format of the suffix. Raises OutputError."""
+def write_image(path: Path | str, frame: Frame, *, overwrite: bool = False) -> Path:
+    """Write one frame in the format of the suffix. Raises OutputError; also if the file exists already."""
     path = check_image_suffix(path)
     with draft(path, overwrite=overwrite) as temporary:
         Image.fromarray(frame).save(temporary, quality=95)

@@ -307,7 +307,10 @@ def _unused(job: EditJob) -> list[str]:
     base = recipe(job.recipe)
     names = [f.name for f in fields(Options) if f.name != "fit"]
     changed = [name for name in names if getattr(job.options, name) != getattr(base, name)]
-    return (["prompt"] if job.prompt else []) + [name.replace("_", " ") for name in changed]
+    if job.first_frame:  # else the editor has a use for them
+        changed += ["dtype"] * (job.dtype != "auto") + ["low_memory"] * job.low_memory
+    changed = ["prompt"] * bool(job.prompt) + changed + ["compile"] * job.compile
+    return [name.replace("_", " ") for name in changed]
 
 
 class Stopwatch:

@@ -251,7 +251,7 @@ def kept_frame(key: str) -> Frame | None:
 def keep_frame(key: str, frame: Frame) -> None:
     """Keep an edited first frame, whole or not at all. Raises UserError."""
     with keeping("frames", key) as file:
-        write_image(file, frame)
+        write_image(file, frame, overwrite=True)
 
 
 def subject_of(kept: Kept) -> str:

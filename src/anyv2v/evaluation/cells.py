@@ -218,7 +218,8 @@ def _write_reference(results: Results, job: EditJob, entry: Entry) -> None:
     if job.reference:
         from anyv2v.picture import read_image, write_image
 
-        write_image(results.folder / INPUTS / f"{entry.name}.reference.png", read_image(job.reference[0]))
+        path = results.folder / INPUTS / f"{entry.name}.reference.png"
+        write_image(path, read_image(job.reference[0]), overwrite=True)
 
 
 def _edit(results: Results, method: Plan, entry: Entry, on_step: OnStep, load: _Loader) -> Done:

@@ -248,7 +248,7 @@ class Shelf:
         """The picture at ``start`` seconds, of the clip's own size, as PNG. Raises UserError."""
         file = self._look(name, f"frame-{round(start * 1000)}.png")
         if not file.exists():
-            write_image(file, self._at(name, start))
+            write_image(file, self._at(name, start), overwrite=True)
         return file
 
     def strip(self, name: str, count: int = 12) -> list[Thumbnail]:
@@ -261,7 +261,7 @@ class Shelf:
         if not thumbnails[-1].file.exists():
             short = (facts.frames or 0) <= WHOLE
             for thumbnail, frame in zip(thumbnails, self._spread(name, thumbnails, short), strict=False):
-                write_image(thumbnail.file, small(frame, STRIP_HEIGHT))
+                write_image(thumbnail.file, small(frame, STRIP_HEIGHT), overwrite=True)
         return [thumbnail for thumbnail in thumbnails if thumbnail.file.exists()]
 
     def _spread(self, name: str, wanted: list[Thumbnail], short: bool) -> Iterator[Frame]:

@@ -182,7 +182,7 @@ class Worker:
         assert outcome.sidecar is not None
         film = outcome.output.suffix == ".mp4"
         first = next(iter(Clip(outcome.output))) if film else read_image(outcome.output)
-        write_image(folder / "thumbnail.jpg", small(first, THUMBNAIL))
+        write_image(folder / "thumbnail.jpg", small(first, THUMBNAIL), overwrite=True)
         told = outcome.sidecar.read_text(encoding="utf-8").replace(f"{self._desk.shelf.folder}/", "")
         with draft(outcome.sidecar, overwrite=True) as temporary:
             temporary.write_text(told, encoding="utf-8")

@@ -104,7 +104,7 @@ def _reference(results: Results, entry: Entry, size: Size) -> Path:
         raise OptionError(
             f"{results.folder}: {entry.name!r} has no reference and no edited first frame to be rated by"
         )
-    return write_image(_copy(results, results.first_frame(entry)), frame)
+    return write_image(_copy(results, results.first_frame(entry)), frame, overwrite=True)
 
 
 def _copy(results: Results, path: Path) -> Path:
