@@ -159,8 +159,8 @@ def test_the_sweep(tmp_path: Path, tiny: str, monkeypatch, capsys) -> None:
     from anyv2v import cli
 
     monkeypatch.chdir(tmp_path)
-    words = f"bench sweep --backbone i2vgen-xl --model {tiny} --vary inversion_steps=2,3 --edits nothing"
-    words += " --motions translation --side 32 --frames 3 --json s.json --plot s.png"
+    words = f"bench sweep --backbone i2vgen-xl --recipe fast --model {tiny} --vary inversion_steps=2,3"
+    words += " --edits nothing --motions translation --side 32 --frames 3 --json s.json --plot s.png"
     monkeypatch.setattr("sys.argv", ["anyv2v", *words.split()])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -169,7 +169,7 @@ def test_the_sweep(tmp_path: Path, tiny: str, monkeypatch, capsys) -> None:
     rows = {row["method"]: row for row in json.loads(Path("s.json").read_text())["rows"]}
     assert rows["source"]["metrics"]["psnr"]["mean"] == 100  # nothing is edited
     assert rows["source"]["metrics"]["psnr_edit"] is None
-    assert rows["i2vgen-xl, inversion_steps=3"]["network_rows"] > rows["source"]["network_rows"]
+    assert rows["i2vgen-xl, fast, inversion_steps=3"]["network_rows"] > rows["source"]["network_rows"]
     assert read_image(Path("s.png")).shape[0] > 100
 
 

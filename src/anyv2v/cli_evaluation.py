@@ -74,6 +74,7 @@ def sweep(
         list[str] | None,
         flags.option(flags.METHOD, "An option and its values, as tau_temporal=0,0.5,1. Default: each tau."),
     ] = None,
+    recipe: flags.Recipe = None,
     seeds: flags.Seeds = 1,
     edits: flags.Edits = None,
     motions: flags.Motions = None,
@@ -96,7 +97,8 @@ def sweep(
     from anyv2v.evaluation.sweep import knobs_of, turned, write_plot
 
     classes, knobs = _classes(edits, motions), knobs_of(vary or [])
-    rows = methods([backbone], model, partial(turned, knobs), device=device or "auto")
+    variations, recipes = partial(turned, knobs), [recipe or "default"]
+    rows = methods([backbone], model, variations, recipes=recipes, device=device or "auto")
     scores = [score for _, score, _ in _scored(rows, seeds, *classes, clips, side, frames, quiet)]
     write_reports(scores, Gallery(), json_file, None, overwrite=bool(overwrite))
     if plot:
