@@ -136,14 +136,12 @@ class Trial:
 
     Attributes:
         recipe: The name of its options.
-        compiled: Whether the net is compiled.
         channels_last: Whether the net's convolutions lay channels last.
         low_memory: Whether parts only visit the device.
         gigabytes: What may be held on the device, if not all of it.
     """
 
     recipe: str
-    compiled: bool = False
     channels_last: bool = False
     low_memory: bool = False
     gigabytes: float | None = None
@@ -158,9 +156,9 @@ EAGER = {
     "fast, low memory": Trial("fast", low_memory=True),
 }
 COMPILED = {
-    "paper, compiled": Trial("paper", compiled=True),
-    "fast, compiled": Trial("fast", compiled=True),
-    "fast, compiled, channels last": Trial("fast", compiled=True, channels_last=True),
+    "paper, compiled": Trial("paper"),
+    "fast, compiled": Trial("fast"),
+    "fast, compiled, channels last": Trial("fast", channels_last=True),
 }
 
 

@@ -29,6 +29,13 @@ TAPS = (
 )
 
 
+def filled(weights: dict[str, Tensor]) -> SEINEUNet:
+    with torch.device("meta"):
+        net = SEINEUNet(Config.of(weights, GROUPS))
+    net.load_state_dict(weights, assign=True)
+    return net.requires_grad_(False).eval()
+
+
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
     """Stored in half precision; the golden numbers are of their exact values in float32."""
@@ -37,7 +44,7 @@ def weights() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def net(weights: dict[str, Tensor]) -> SEINEUNet:
-    return SEINEUNet.of(weights, GROUPS).float()
+    return filled(weights).float()
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +108,7 @@ def test_one_time_for_all_clips_or_one_each(net: SEINEUNet) -> None:
 def test_half_precision(weights: dict[str, Tensor], dtype: torch.dtype, rtol: float) -> None:
     case = GOLDEN.cases["unet_io_long"]
     x, timestep, text = inputs(case)
-    out = SEINEUNet.of(weights, GROUPS).to(dtype)(x.to(dtype), timestep, text.to(dtype))
+    out = filled(weights).to(dtype)(x.to(dtype), timestep, text.to(dtype))
     assert out.dtype == dtype
     assert_near(out.float(), case.tensors["eps"], rtol)
 
@@ -112,11 +119,11 @@ class TestWeights:
         assert Config.of(weights, GROUPS) == config
 
     def test_none_is_left_over_and_none_is_missing(self, weights: dict[str, Tensor]) -> None:
-        assert SEINEUNet.of(weights, GROUPS).state_dict().keys() == weights.keys()
+        assert filled(weights).state_dict().keys() == weights.keys()
         fewer = {name: weight for name, weight in weights.items() if name != "conv_in.bias"}
         for others in (fewer, weights | {"conv_in.scale": weights["conv_in.bias"]}):
             with pytest.raises(RuntimeError, match=r"key\(s\) in state_dict"):
-                SEINEUNet.of(others, GROUPS)
+                filled(others)
 
     def test_the_full_size_net_has_the_published_shapes(self) -> None:
         published = GOLDEN.published["state_dict"]

@@ -49,7 +49,7 @@ def propagation(
     quiet: flags.Quiet = False,
 ) -> None:
     """Carry edits whose true result is known, and score how near each method comes."""
-    _check_bench(json_file, html_file, overwrite=overwrite)
+    _check_scoring(json_file, html_file, overwrite=overwrite)
     from anyv2v.evaluation.methods import ablated, methods
     from anyv2v.evaluation.report import Gallery, tables, write_reports
 
@@ -91,7 +91,7 @@ def sweep(
 
     `--edits nothing` reconstructs the source, as for inversion_steps=10,50,500.
     """
-    _check_bench(plot, json_file, overwrite=overwrite)
+    _check_scoring(plot, json_file, overwrite=overwrite)
     from anyv2v.evaluation.methods import methods
     from anyv2v.evaluation.report import Gallery, tables, write_reports
     from anyv2v.evaluation.sweep import knobs_of, turned, write_plot
@@ -158,7 +158,7 @@ def eval_score(
     quiet: flags.Quiet = False,
 ) -> None:
     """Score every clip in a folder of results, by whatever method; clips that were scored before are kept."""
-    _check_bench(overwrite=True)
+    _check_scoring(overwrite=True)
     from rich.progress import track
 
     from anyv2v.evaluation.judges import Judges
@@ -195,7 +195,7 @@ def eval_table(
     ] = None,
 ) -> None:
     """Methods by metrics, with intervals and tests: best in bold, second underlined."""
-    _check_bench(overwrite=True)
+    _check_scoring(overwrite=True)
     from anyv2v.evaluation.tables import as_rich, rendered
     from anyv2v.evaluation.views import tables_of
 
@@ -216,7 +216,7 @@ def eval_report(
 ) -> None:
     """Write one page: tables, plots, and the clips of every entry beside each other, in step."""
     path, overwrite = output or folder / "report.html", overwrite or output is None
-    _check_bench(path, overwrite=overwrite)
+    _check_scoring(path, overwrite=overwrite)
     from anyv2v.evaluation.page import write_page
     from anyv2v.evaluation.results import Results
     from anyv2v.evaluation.views import tables_of
@@ -225,7 +225,7 @@ def eval_report(
     print(path)
 
 
-def _check_bench(*files: Path | None, overwrite: bool | None) -> None:
+def _check_scoring(*files: Path | None, overwrite: bool | None) -> None:
     """See before the work begins that scores can be made and written."""
     if find_spec("skimage") is None or find_spec("matplotlib") is None:
         raise OptionError("scores need more libraries: pip install 'anyv2v[eval]'")

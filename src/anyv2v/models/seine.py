@@ -80,14 +80,6 @@ class SEINEUNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, first)
         self.conv_out = nn.Conv2d(first, LATENT, 3, padding=1)
 
-    @classmethod
-    def of(cls, weights: Mapping[str, Tensor], groups: int = Config.groups) -> SEINEUNet:
-        """The net of a checkpoint, which takes over the tensors themselves with their dtype and device."""
-        with torch.device("meta"):
-            net = cls(Config.of(weights, groups))
-        net.load_state_dict(weights, assign=True)
-        return net.requires_grad_(False).eval()
-
     def forward(self, x: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
         """Predict the noise of clips.
 
