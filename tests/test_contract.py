@@ -45,6 +45,13 @@ def frames(spec: VideoSpec) -> np.ndarray:
 
 
 @pytest.fixture
+def small(backbone: Backbone) -> Video:
+    """A clip that is only to be counted at."""
+    side = 4 * backbone.spec.multiple
+    return Video(np.zeros((2, side, side, 3), np.uint8), backbone.spec.fps)
+
+
+@pytest.fixture
 def conditions(backbone: Backbone, spec: VideoSpec, frames: np.ndarray) -> Condition:
     """Three different rows."""
     edit = backbone.condition(frames[1], "a blue cat", spec, Options(guidance=2, negative_prompt="ugly"))
@@ -104,8 +111,7 @@ def test_guidance_of_one_is_the_prompt(backbone: Backbone) -> None:
 @pytest.mark.parametrize(("guidance", "image_guidance"), [(1.0, 1.0), (9.0, 1.0), (9.0, 3.0)])
 def test_the_cost_is_what_was_foretold(
     backbone: Backbone,
-    frames: np.ndarray,
-    spec: VideoSpec,
+    small: Video,
     guidance: float,
     image_guidance: float,
     sampler: str,
@@ -117,14 +123,14 @@ def test_the_cost_is_what_was_foretold(
         guidance=guidance,
         image_guidance=image_guidance,
         sampler=sampler,
-        size=spec.size,
+        size=small.size,
         source_branch=source_branch,
     )
     if image_guidance > 1 and "image_guidance" in backbone.ignores:
         with pytest.raises(OptionError, match="has no image guidance"):
-            diffuse(backbone, Video(frames, spec.fps), frames[1], "a blue cat", options)
+            diffuse(backbone, small, small.frames[1], "a blue cat", options)
         return
-    assert_cost_is_foretold(backbone, Video(frames, spec.fps), options)
+    assert_cost_is_foretold(backbone, small, options)
 
 
 def assert_cost_is_foretold(backbone: Backbone, video: Video, options: Options) -> None:
@@ -146,18 +152,18 @@ def assert_cost_is_foretold(backbone: Backbone, video: Video, options: Options) 
     [("ddim", "recorded"), ("uni", "recorded"), ("fixed-point", "recorded"), ("midpoint", "injecting")],
 )
 def test_the_cost_of_every_inversion_is_what_was_foretold(
-    backbone: Backbone, frames: np.ndarray, spec: VideoSpec, inversion: str, source_branch: str
+    backbone: Backbone, small: Video, inversion: str, source_branch: str
 ) -> None:
     options = Options(
         steps=5,
         inversion_steps=10,
         guidance=9,
-        size=spec.size,
+        size=small.size,
         inversion=inversion,
         source_branch=source_branch,
         deep_every=1 if inversion == "midpoint" else 2,
     )
-    assert_cost_is_foretold(backbone, Video(frames, spec.fps), options)
+    assert_cost_is_foretold(backbone, small, options)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
@@ -192,7 +198,7 @@ def test_a_longer_clip_goes_in_windows(
 @pytest.mark.parametrize("source_branch", ["always", "recorded"])
 @pytest.mark.parametrize("until", [0.0, 0.4])
 def test_the_cost_of_less_guidance_is_what_was_foretold(
-    backbone: Backbone, frames: np.ndarray, spec: VideoSpec, until: float, source_branch: str
+    backbone: Backbone, small: Video, until: float, source_branch: str
 ) -> None:
     own = recipe(backbone=backbone.name)
     options = replace(
@@ -202,10 +208,10 @@ def test_the_cost_of_less_guidance_is_what_was_foretold(
         guidance=9,
         guidance_until=until,
         deep_every=2,
-        size=spec.size,
+        size=small.size,
         source_branch=source_branch,
     )
-    assert_cost_is_foretold(backbone, Video(frames, spec.fps), options)
+    assert_cost_is_foretold(backbone, small, options)
     guided = cost(backbone, replace(options, guidance_until=1)).rows
     assert guided - cost(backbone, options).rows == min(8 - options.skip, 8 - round(8 * until))
 

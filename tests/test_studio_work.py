@@ -29,7 +29,7 @@ from anyv2v.studio.desk import Desk
 from anyv2v.studio.limits import Limits, TooLarge, TooMany, Unknown
 from anyv2v.studio.queue import Job
 from anyv2v.studio.request import ADVANCED, Request, thresholds
-from anyv2v.studio.worker import Post, Reporter, Worker
+from anyv2v.studio.worker import Reporter, Worker
 from studio_parts import Place, working
 
 QUICK = {"steps": 3, "inversion_steps": 3, "skip": 0, "size": "32x32"}
@@ -418,9 +418,11 @@ def test_fifty_jobs_of_five_clients_at_three_workers(place: Place, monkeypatch) 
         np.testing.assert_array_equal(read_image(place.desk.files(name).result), 255 - place.frames[0])
 
 
-def work_at(post: str) -> None:
-    """What a worker's process runs."""
-    Worker(Post.of(post)).work()
+# What a worker's process runs; a function of this file would have it import all that the tests do.
+WORK = """
+from anyv2v.studio.worker import Post, Worker
+Worker(Post.of(post)).work()
+"""
 
 
 def test_whenever_a_worker_is_killed_every_job_ends(place: Place) -> None:
@@ -431,7 +433,7 @@ def test_whenever_a_worker_is_killed_every_job_ends(place: Place) -> None:
     killed = 0
     while killed < 10:
         name = f"w{killed}"
-        process = processes.Process(target=work_at, args=(place.post(name=name).text,))
+        process = processes.Process(target=exec, args=(WORK, {"post": place.post(name=name).text}))
         process.start()
         until(lambda name=name: any(job.worker == name for job in desk.queue.list()) or _ended(desk))
         if _ended(desk):

@@ -161,8 +161,9 @@ class Worker:
 
     def _placed(self, work: EditJob | FrameJob) -> EditJob | FrameJob:
         """The job on the machine that the operator named; what is quick leaves the device alone."""
-        device = "cpu" if self._post.lane == "quick" else self._post.device
-        return replace(work, device=device, low_memory=self._post.low_memory)
+        if self._post.lane == "quick":
+            return replace(work, device="cpu")
+        return replace(work, device=self._post.device, low_memory=self._post.low_memory)
 
     def _candidates(self, work: FrameJob, on_step: OnStep) -> list[dict[str, Any]]:
         """Each of several first frames in a file of its own: they are kept, so that none is made again."""
