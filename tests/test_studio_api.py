@@ -115,9 +115,20 @@ def test_a_preview_is_submitted_beside(tmp_path: Path, tiny: str) -> None:
         "advanced": {"steps": 2},
     }
     both = client.post("/api/jobs?preview=true", json=asked).json()
-    assert client.get(f"/api/jobs/{both['preview']}").json()["parent"] == both["id"]
+    preview = client.get(f"/api/jobs/{both['preview']}").json()
+    assert preview["parent"] == both["id"]
+    assert preview["request"]["duration"] == 2 / 8  # the backbone's rate
     assert client.post(f"/api/jobs/{both['id']}/cancel").json()["state"] == "cancelled"
     assert client.post(f"/api/jobs/{both['id']}/cancel").status_code == 200
+
+
+def test_a_job_stands_though_its_preview_cannot_be(tmp_path: Path, tiny: str) -> None:
+    place = Place(tmp_path, Limits(frames=4), tiny=Path(tiny))
+    client = TestClient(Gate(create_api(place.desk)), base_url="http://localhost")
+    asked = {"clip": place.clip, "first_frame": place.edited, "backbone": "tiny"}
+    answer = client.post("/api/jobs?preview=true", json=asked)
+    assert (answer.status_code, answer.json()["preview"]) == (201, None)
+    assert client.get(f"/api/jobs/{answer.json()['id']}").json()["state"] == "queued"
 
 
 def test_what_there_is(client: TestClient) -> None:

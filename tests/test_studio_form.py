@@ -65,6 +65,12 @@ def test_edit_again_fills_in_fields_that_are_changed_otherwise_too(laid: _Page, 
     assert "fast" in answer[laid.recipe]["choices"]
 
 
+def test_edit_again_of_a_job_whose_editor_did_not_get_that_far(laid: _Page, place: Place) -> None:
+    request = place.flow(first_frame=None, editor="instruct-pix2pix", instruction="snow")
+    answer = do(laid, laid._again, Work(), id=ended(place.desk, request))
+    assert values(laid, answer, "way", "editor", "instruction") == [BY_EDITOR, "instruct-pix2pix", "snow"]
+
+
 def test_a_tab_that_is_opened_anew_is_as_it_was_left(laid: _Page) -> None:
     left = replace(laid.form, backbone="tiny", recipe="fast", instruction="snow")
     answer = laid._begin(Work(tab="propagate").kept(), left.values)

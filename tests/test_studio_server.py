@@ -131,6 +131,7 @@ def test_a_server_that_is_killed_comes_back_and_the_job_is_done(tmp_path: Path) 
                 ask(address, f"gradio_api/file={file}")
         second = subprocess.run(server.args, capture_output=True, text=True, check=False)
         assert (second.returncode, "is open already, at http://127.0.0.1:" in second.stderr) == (2, True)
+        assert "token" not in (folder / "server").read_text()
         workers = children(server.pid)
         assert len(workers) == 2
         asked = {"clip": place.clip, "first_frame": place.edited, "backbone": "flow"}

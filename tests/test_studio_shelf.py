@@ -327,6 +327,22 @@ def test_what_nobody_needs_is_cleared_away_in_time(shelf: Shelf, clip: Path, tmp
         shelf.image(unused.id)
 
 
+def test_what_is_in_use_stays(shelf: Shelf, clip: Path, tmp_path: Path) -> None:
+    film, picture = shelf.add_clip(clip, "open"), shelf.add_image(_dot(tmp_path), "painted")
+    for path in [*(shelf.folder / "clips").iterdir(), *(shelf.folder / "images").iterdir()]:
+        os.utime(path, (0, 0))
+    shelf.clip(film.id)
+    shelf.image_file(picture.id)
+    assert shelf.clean(set(), set()) == []
+
+
+def test_a_clip_that_does_not_say_how_long_it_is(shelf: Shelf, tmp_path: Path) -> None:
+    live = film(tmp_path / "in.mkv", [numbered(k) for k in range(40)], container_options={"live": "1"})
+    assert Clip(live).info.duration is None
+    facts = shelf.add_clip(live, "from a camera")
+    assert (facts.frames, facts.seconds) == (40, pytest.approx(40 / facts.fps, rel=0.05))
+
+
 def _dot(folder: Path) -> Path:
     Image.new("RGB", (2, 2)).save(folder / "dot.png")
     return folder / "dot.png"

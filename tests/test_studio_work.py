@@ -235,6 +235,10 @@ def test_edit_again_takes_the_cached_inversion_and_the_loaded_model(tiny_place: 
     assert origins == ["net", "cache"]
     assert loads[0] is loads[1]
     assert desk.job(again).request.prompt == "a wolf"
+    monkeypatch.setattr("anyv2v.studio.worker.fingerprint", lambda path: "trained on")
+    desk.submit(desk.again(first))
+    worker.do(desk.queue.take("device", "w"))
+    assert loads[2] is not loads[1]
     assert set(desk.job(first).seconds) >= {"load", "invert", "propagate", "decode"}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from io import BytesIO
@@ -26,7 +26,7 @@ from PIL import Image
 from anyv2v.errors import VideoError
 from anyv2v.picture import IMAGES, Frame, Size, read_image, reading, rgb
 
-__all__ = ["Film", "Picture", "Shown", "Slides", "VideoInfo", "open_source", "probe", "seek"]
+__all__ = ["Film", "Picture", "Shown", "Slides", "VideoInfo", "open_source", "probe", "seek", "timed"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,14 @@ def probe(path: Path | str) -> VideoInfo:
     return open_source(Path(path)).info
 
 
+def timed(info: VideoInfo) -> VideoInfo:
+    """The same with its length, for which a film is gone through if its container does not say."""
+    if info.duration is not None:
+        return info
+    seconds = Film(info.path).walked()
+    return replace(info, duration=float(seconds) or None, frames=round(seconds * info.fps) or None)
+
+
 class Film:
     """A video file, by FFmpeg."""
 
@@ -110,6 +118,16 @@ class Film:
         with self._opened() as (_, stream):
             length = self._length(stream)
             return length - self._early(stream) if length else None
+
+    def walked(self) -> Fraction:
+        """Seconds by the times of all its packets, none of which is decoded."""
+        with self._opened() as (container, stream):
+            ends = [
+                (packet.pts + (packet.duration or 0)) * stream.time_base
+                for packet in container.demux(stream)
+                if packet.pts is not None
+            ]
+        return Fraction(max([self.origin, *ends]) - self.origin)
 
     def shown(self, start: Fraction) -> Shown:
         """Pictures from ``start``, or from some time before."""

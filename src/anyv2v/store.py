@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anyv2v.options import Options
 
 __all__ = [
+    "fingerprint",
     "frame_key",
     "identity",
     "inversion_key",
@@ -171,13 +172,13 @@ def inversion_key(backbone: Backbone, checkpoint: Path, about: Mapping[str, str]
     more = {
         "steps": steps,
         "dtype": str(next(backbone.net.parameters()).dtype),
-        "files": _fingerprint(checkpoint),
+        "files": fingerprint(checkpoint),
         "anyv2v": library_versions()["anyv2v"],
     }
     return key_of({**about, **more})
 
 
-def _fingerprint(path: Path) -> list[tuple[str, int, int]]:
+def fingerprint(path: Path) -> list[tuple[str, int, int]]:
     """Names, sizes and times of a checkpoint's files: what can be known of gigabytes in no time."""
     path = path.resolve()
     files = [path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*")))
@@ -220,7 +221,7 @@ def frame_key(choice: EditorChoice, request: Request, dtype: str = "auto") -> st
     content = {
         "editor": choice.entry.name,
         "code": [library_versions()["anyv2v"], *_facts(Path(inspect.getfile(kind)))],
-        "weights": {role: [str(path.resolve()), _fingerprint(path)] for role, path in choice.weights.items()},
+        "weights": {role: [str(path.resolve()), fingerprint(path)] for role, path in choice.weights.items()},
         "files": [_facts(file) for file in getattr(settings, "files", ())],
         "settings": {name: getattr(settings, name) for name in counted},
         "instruction": request.instruction,

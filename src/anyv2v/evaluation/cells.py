@@ -22,6 +22,7 @@ from anyv2v.job import EditJob, FrameJob, Job, StillJob, read_settings
 from anyv2v.progress import OnStep, Step, ignore
 from anyv2v.run import run_edit, run_frame
 from anyv2v.sidecar import files_of, sha256
+from anyv2v.store import fingerprint
 from anyv2v.writing import write
 
 if TYPE_CHECKING:
@@ -267,7 +268,8 @@ class _Loader:
         self._model: Any = None
 
     def __call__(self, choice: Choice, **machine: Any) -> Backbone | Carrier:
-        about = choice.entry, choice.checkpoint, machine
+        files = choice.checkpoint and fingerprint(choice.checkpoint)  # it may be in training
+        about = choice.entry, choice.checkpoint, files, machine
         if about != self._about:
             self._model = None  # its memory is free before the next one is loaded
             self._model, self._about = load_choice(choice, **machine), about

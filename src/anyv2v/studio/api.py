@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -181,9 +182,12 @@ def _jobs(desk: Desk) -> APIRouter:
 
     @router.post("", status_code=201)
     def submit(request: Request, preview: bool = False) -> Submitted:
-        """Submit a job; with ``preview``, the same by optical flow beside it."""
-        name = desk.submit(request)
-        return Submitted(name, desk.preview(name) if preview else None)
+        """Submit a job; with ``preview``, the same by optical flow beside it, if that can be."""
+        submitted = Submitted(desk.submit(request))
+        if preview:
+            with suppress(UserError):  # of the job itself nothing is wrong: it is in the queue
+                submitted = replace(submitted, preview=desk.preview(submitted.id))
+        return submitted
 
     @router.get("")
     def jobs(

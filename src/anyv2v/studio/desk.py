@@ -355,6 +355,8 @@ class Desk:
                 return None
             request = replace(request, first_frame=self.take_frame(name).id, mask=None)
         edited = replace(request, editor=None, instruction="", references=(), candidates=1)
+        if request.frames:  # which are some of the clip's, at the rate of the backbone
+            edited = replace(edited, frames=None, duration=request.frames / self.pace(request)[0])
         return self.submit(replace(edited, backbone="flow", parent=name, title=f"{request.title}, preview"))
 
     def jobs(self, limit: int = 50, before: int | None = None) -> list[JobFacts]:

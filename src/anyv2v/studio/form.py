@@ -108,17 +108,18 @@ class Form:
 
     def filled(self, request: Request, settings: Sequence[Setting]) -> Form:
         """This form as it was filled in for a request."""
-        if request.task == "frame":
-            return replace(
-                self,
-                way=BY_EDITOR,
-                editor=request.editor or self.editor,
-                instruction=request.instruction,
-                candidates=request.candidates,
-                editor_seed=request.seed,
-            )
-        return replace(
+        edited = replace(
             self,
+            way=BY_EDITOR,
+            editor=request.editor or self.editor,
+            instruction=request.instruction,
+            candidates=request.candidates,
+            editor_seed=request.seed,
+        )
+        if request.task == "frame":
+            return edited
+        return replace(
+            edited if request.editor else self,
             backbone=request.backbone,
             prompt=request.prompt,
             structure=request.structure,

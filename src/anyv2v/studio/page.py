@@ -291,7 +291,8 @@ class _Page:
     def _again(self, turn: _Turn) -> tuple[Work, Form]:
         name = turn.event.id
         request, work = self.desk.again(name), self._open(name)
-        if request.task == "edit" and request.first_frame is None:  # an editor made it on the way
+        made = request.task == "edit" and request.first_frame is None and self.desk.files(name).frame
+        if made:  # by an editor, on the way
             work = replace(work, first=self.desk.take_frame(name).id)
         settings = self.desk.advanced(request.backbone, request.recipe)
         return work, self._known(turn.form.filled(request, settings))

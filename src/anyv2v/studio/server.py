@@ -80,7 +80,7 @@ def serve(desk: Desk, address: Address, post: Post, ready: Callable[[str], None]
     with _alone(desk.shelf.folder) as lock, _listening(address) as listening:
         remove(desk.shelf.folder / "gradio")  # what the page before has left
         link = _link(address, listening)
-        lock.write(link)
+        lock.write(link.partition("?")[0])  # others may read it, but not the token
         lock.flush()
         config = uvicorn.Config(
             create_app(desk, address),

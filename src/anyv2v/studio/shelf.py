@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -29,9 +30,10 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
+from anyv2v.cache import touch
 from anyv2v.drafts import draft
 from anyv2v.errors import ImageError, OptionError, OutputError, VideoError
-from anyv2v.film import VideoInfo, probe
+from anyv2v.film import VideoInfo, probe, timed
 from anyv2v.picture import Fit, Frame, Size, reading, write_image
 from anyv2v.studio.limits import Limits, TooLarge, TooSlow, Unknown
 from anyv2v.video import Clip
@@ -94,7 +96,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class ClipFacts(ImageFacts):
-    """A clip on the shelf; ``frames`` and ``seconds`` are None where its container does not say."""
+    """A clip on the shelf; ``frames`` and ``seconds`` are None where nothing in its file says them."""
 
     fps: float
     frames: int | None
@@ -163,7 +165,7 @@ class Shelf:
         kind = _kind_of(arrived.file, shown, self.limits)
         suffixed = arrived.file.rename(arrived.file.with_suffix(f".{kind}"))  # which says who reads it
         try:
-            facts = self._facts(probe(suffixed), arrived, shown, kind)
+            facts = self._facts(timed(probe(suffixed)), arrived, shown, kind)
             suffixed.replace(self._file("clips", facts.id, kind))
         except VideoError as error:
             raise VideoError(str(error).replace(str(suffixed), shown)) from error
@@ -212,17 +214,24 @@ class Shelf:
     # -- out
 
     def clip(self, name: str) -> ClipFacts:
-        """What is known of a clip. Raises Unknown."""
-        return ClipFacts(**self._noted("clips", name, "clip"))
+        """What is known of a clip, which is in use, then. Raises Unknown."""
+        facts = ClipFacts(**self._noted("clips", name, "clip"))
+        touch(self._file("clips", name, facts.kind))
+        return facts
 
     def image(self, name: str) -> ImageFacts:
-        """What is known of a picture. Raises Unknown."""
-        return ImageFacts(**self._noted("images", name, "picture"))
+        """What is known of a picture, which is in use, then. Raises Unknown."""
+        facts = ImageFacts(**self._noted("images", name, "picture"))
+        touch(self._file("images", name, "png"))
+        return facts
 
     def _noted(self, room: str, name: str, what: str) -> dict[str, Any]:
+        file = self._file(room, name, "json")
         with suppress(OSError):
             if ID.fullmatch(name):
-                return dict(json.loads(self._file(room, name, "json").read_text(encoding="utf-8")))
+                noted = dict(json.loads(file.read_text(encoding="utf-8")))
+                touch(file)
+                return noted
         raise Unknown(f"there is no such {what}; it may have been cleared away, so bring it again")
 
     def clip_file(self, name: str) -> Path:
@@ -309,7 +318,7 @@ class Shelf:
         Args:
             used: Ids of clips and pictures that jobs need.
             jobs: Ids of the jobs there are.
-            older: Seconds without a change after which the rest goes.
+            older: Seconds without any use after which the rest goes.
 
         Returns:
             What was removed.
@@ -318,10 +327,18 @@ class Shelf:
         gone = [path for path in (self.folder / "jobs").iterdir() if path.name not in jobs]
         for room in ("clips", "images", "looks", "incoming"):
             gone += [path for path in (self.folder / room).iterdir() if path.stem not in used]
-        gone = [path for path in gone if path.lstat().st_mtime < before]
+        gone = [path for path in gone if _changed(path) < before]
         for path in gone:
             remove(path)
         return gone
+
+
+def _changed(path: Path) -> float:
+    """When it was changed or used last; never, if another process has just removed it."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def remove(path: Path) -> None:

@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -107,6 +108,8 @@ def supervised(desk: Desk, post: Post) -> Iterator[dict[str, Supervisor]]:
                     desk.clean()
             except UserError as error:  # a full disk, say, which may have room again
                 print(f"anyv2v: {error}", file=sys.stderr)
+            except Exception as error:  # the next look is to come whatever this one raised
+                traceback.print_exception(error)
 
     thread = Thread(target=look, daemon=True)
     thread.start()

@@ -31,6 +31,7 @@ from anyv2v.picture import Fit, Size, read_image, write_image
 from anyv2v.progress import OnStep, Step
 from anyv2v.run import Outcome, run_edit, run_frame
 from anyv2v.still import free
+from anyv2v.store import fingerprint
 from anyv2v.studio.desk import Desk
 from anyv2v.studio.limits import Limits
 from anyv2v.studio.queue import LEASE, Job, Queue
@@ -190,7 +191,8 @@ class Worker:
 
     def _load(self, choice: Choice, **machine: Any) -> Backbone | Carrier:
         """As ``load_choice``, but for the model of the job before, which is there already."""
-        key = (choice.entry.name, choice.checkpoint, *machine.items())
+        files = choice.checkpoint and fingerprint(choice.checkpoint)  # it may be in training
+        key = (choice.entry.name, choice.checkpoint, files, *machine.items())
         if self._model is None or self._model[0] != key:
             self._give_up_model()
             self._model = key, load_choice(choice, **machine)
