@@ -244,6 +244,9 @@ def test_a_score_is_kept_as_long_as_all_that_it_says_is_true(dataset) -> None:
     again = judged(known=marked)
     assert again["flow", "couple"].metrics["warping_error"] < 255
     assert again["flow", "man-walking"].metrics["warping_error"] == 1e6
+    told = Path("results/manifest.jsonl")
+    told.write_text(told.read_text().replace('"prompt": "dusk"', '"instruction": "dusk", "start": 0.5'))
+    assert judged(known=marked)["flow", "man-walking"].metrics["warping_error"] < 255
 
 
 def test_a_score_goes_with_its_clip(dataset, run) -> None:
@@ -310,6 +313,20 @@ def test_what_was_made_with_other_settings_is_not_passed_off(dataset) -> None:
     changed = dataset.read_text().replace('"dusk"', '"dawn"')
     with pytest.raises(OptionError, match="holds results of another 'couple'"):
         list(run_cells(read_manifest(manifest(dataset.parent, changed)), plans(["flow"]), Path("results")))
+    (entry,) = entries
+    with pytest.raises(OptionError, match="holds results of another 'couple'"):  # which would be one file
+        list(run_cells([replace(entry, name="Couple")], plans(["flow"]), Path("results")))
+
+
+def test_an_entry_takes_what_the_command_takes(dataset) -> None:
+    line = {"task": "style", "clip": "couple.mp4", "editor": "color", "reference": "dusk.png", "whole": True}
+    path = manifest(dataset.parent, json.dumps({**line, "set": {"strength": 0.25}}))
+    methods = plans(["flow"], low_memory=True)
+    assert [cell.error for cell in run_cells(read_manifest(path), methods, Path("results"))] == [""]
+    film, first = (json.loads(file.read_text()) for file in sorted(Path("results").glob("*/*.json")))
+    assert first["job"]["editor_settings"] == {"strength": 0.25}
+    assert first["job"]["low_memory"] is film["job"]["low_memory"] is True
+    assert film["frames"] == 16
 
 
 # -- statistics
@@ -391,3 +408,4 @@ def test_a_method_counts_by_the_clips_that_both_have() -> None:
     assert found.unlike == frozenset()
     apart = column("m", "higher", [*scored("a", [1.0]), replace(scored("b", [3.0])[0], entry="other")], "m")
     assert (apart.cells["a"].mean, apart.cells["b"].mean) == (1, 3)
+    assert apart.place("b") == apart.place("a") == 2  # there is no best of clips that differ

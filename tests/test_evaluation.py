@@ -107,7 +107,12 @@ def test_recipes_of_a_diffusion_backbone(tiny: str) -> None:
 def test_real_clips_have_a_true_edit_too(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no clip"):
         list(real_cases(tmp_path))
-    write(tmp_path / "a.mp4", scene(), 8)
+    with pytest.raises(VideoError, match="there is no clip in it"):
+        list(real_cases(tmp_path / "nowhere"))
+    write(tmp_path / "a.mp4", scene(1), 8)
+    with pytest.raises(VideoError, match=r"a.mp4: has one frame at 8 fps"):
+        list(real_cases(tmp_path))
+    write(tmp_path / "a.mp4", scene(), 8, overwrite=True)
     cases = list(real_cases(tmp_path, side=64))
     assert [case.edit for case in cases] == ["grade", "posterise", "sketch"]
     for case in cases:
@@ -136,6 +141,11 @@ def test_the_command(tmp_path: Path, monkeypatch, capsys) -> None:
         cli.main()
     assert end.value.code == 2
     assert "b.json: exists already" in capsys.readouterr().err
+
+
+def test_flow_has_nothing_to_sweep(run) -> None:
+    code, _, err = run("bench", "sweep", "--backbone", "flow")
+    assert (code, "flow has no options to vary" in err) == (2, True)
 
 
 def test_knobs_are_read_from_words() -> None:

@@ -40,9 +40,11 @@ def main(
         "out/mini"
     ),
     vae_minutes: Annotated[
-        float | None, typer.Option(help="Time for the VAE, instead of the recipe's.")
+        float | None, typer.Option(help="Time for the VAE in all calls, instead of the recipe's.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time for the net, instead of the recipe's.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for the net in all calls, instead of the recipe's.")
+    ] = None,
     pause: Annotated[
         float, typer.Option(metavar="MINUTES", help="Stop after so long, saved; the same line goes on.")
     ] = math.inf,
@@ -50,7 +52,8 @@ def main(
 ) -> None:
     """Train the embedded model: its VAE, then its net. The checkpoint is in OUT/checkpoint."""
     recipe = RECIPES[name]
-    recipe = replace(recipe, minutes=minutes or recipe.minutes, vae_minutes=vae_minutes or recipe.vae_minutes)
+    told = {"minutes": minutes, "vae_minutes": vae_minutes}
+    recipe = replace(recipe, **{name: time for name, time in told.items() if time is not None})
     where = pick_device(device)
     for folder in ("vae", "net", "checkpoint"):
         (out / folder).mkdir(parents=True, exist_ok=True)

@@ -53,15 +53,18 @@ def propagation(
     from anyv2v.evaluation.methods import ablated, methods
     from anyv2v.evaluation.report import Gallery, tables, write_reports
 
-    classes = _classes(edits, motions)
+    classes = _classes(edits, motions, clips)
     variations = ablated if ablations else None
     named = recipes.split(",")
     rows = methods(backbones.split(","), model, variations, recipes=named, device=device or "auto")
     gallery, scores = Gallery(), []
-    for case, score, result in _scored(rows, seeds, *classes, clips, side, frames, quiet):
-        gallery.see(case, score, result)
-        scores.append(score)
-    write_reports(scores, gallery, json_file, html_file, overwrite=bool(overwrite))
+    try:
+        for case, score, result in _scored(rows, seeds, *classes, clips, side, frames, quiet):
+            gallery.see(case, score, result)
+            scores.append(score)
+    finally:  # what was scored stays scored, whatever interrupts
+        if scores:
+            write_reports(scores, gallery, json_file, html_file, overwrite=bool(overwrite))
     for table in () if quiet else tables(scores):
         print_table(table)
 
@@ -92,11 +95,14 @@ def sweep(
     `--edits nothing` reconstructs the source, as for inversion_steps=10,50,500.
     """
     _check_scoring(plot, json_file, overwrite=overwrite)
+    from anyv2v.backbones import list_backbones
     from anyv2v.evaluation.methods import methods
     from anyv2v.evaluation.report import Gallery, tables, write_reports
     from anyv2v.evaluation.sweep import knobs_of, turned, write_plot
 
-    classes, knobs = _classes(edits, motions), knobs_of(vary or [])
+    if (entry := list_backbones().get(backbone)) and not entry.pipelines:
+        raise OptionError(f"{backbone} has no options to vary; name a diffusion model")
+    classes, knobs = _classes(edits, motions, clips), knobs_of(vary or [])
     variations, recipes = partial(turned, knobs), [recipe or "default"]
     rows = methods([backbone], model, variations, recipes=recipes, device=device or "auto")
     scores = [score for _, score, _ in _scored(rows, seeds, *classes, clips, side, frames, quiet)]
@@ -235,9 +241,15 @@ def _check_scoring(*files: Path | None, overwrite: bool | None) -> None:
         check_file(path, overwrite=bool(overwrite))
 
 
-def _classes(edits: str | None, motions: str | None) -> tuple[Sequence[str], Sequence[str]]:
+def _classes(
+    edits: str | None, motions: str | None, clips: Path | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Those that were asked for; they, or the clips in their place, are seen to be there before all else."""
+    from anyv2v.evaluation.propagation import real_clips
     from anyv2v.evaluation.scenes import EDITS, MOTIONS
 
+    if clips:
+        real_clips(clips)
     return among(edits, EDITS, "nothing"), among(motions, MOTIONS)
 
 

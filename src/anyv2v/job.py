@@ -20,7 +20,17 @@ from anyv2v.options import Options
 from anyv2v.picture import Size
 from anyv2v.video import Clip
 
-__all__ = ["EditJob", "FrameJob", "InvertJob", "Job", "StillJob", "TrialJob", "VideoJob", "read_settings"]
+__all__ = [
+    "EditJob",
+    "FrameJob",
+    "InvertJob",
+    "Job",
+    "StillJob",
+    "TrialJob",
+    "VideoJob",
+    "read_settings",
+    "underscored",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +240,7 @@ def read_settings(kind: type[J], settings: Mapping[str, Any]) -> J:
     """
     from pydantic import ValidationError
 
-    settings = {key: _parsed(key, value) for key, value in _underscored(settings).items()}
+    settings = {key: _parsed(key, value) for key, value in underscored(settings).items()}
     of_job = {f.name for f in fields(kind)} - {"options"}
     of_options = {f.name for f in fields(Options)} if issubclass(kind, VideoJob) else set()
     for key in settings.keys() - of_job - of_options:
@@ -265,7 +275,8 @@ def _options(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {"options": {name: settings.get(name, getattr(base, name)) for name in names}}
 
 
-def _underscored(settings: Mapping[str, Any]) -> dict[str, Any]:
+def underscored(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings by the names that jobs have for them."""
     named = {str(key).replace("-", "_"): value for key, value in settings.items()}
     return {"editor_settings" if key == "set" else key: value for key, value in named.items()}
 

@@ -145,8 +145,10 @@ def run_cells(
     """
     results = _prepared(entries, folder)
     total, load = len(entries) * len(methods), _Loader()
+    shared = {name: methods[0].settings[name] for name in MACHINE if name in methods[0].settings}
     ready = {
-        entry.name: _try("inputs", entry, partial(_inputs, results, entry, on_step)) for entry in entries
+        entry.name: _try("inputs", entry, partial(_inputs, results, entry, shared, on_step))
+        for entry in entries
     }
     for done, (method, entry) in enumerate(product(methods, entries)):
         on_step(Step("cells", done, total))
@@ -163,10 +165,13 @@ def _prepared(entries: Sequence[Entry], folder: Path) -> Results:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
     had = {entry.name: entry for entry in Results(folder).entries} if (folder / MANIFEST).exists() else {}
+    names = {name.casefold(): name for name in had}  # of which some file systems make one
     for entry in entries:
-        if had.get(entry.name, entry) != entry and any(folder.glob(f"*/{glob.escape(entry.name)}.*")):
+        name = names.get(entry.name.casefold(), entry.name)
+        other = had.get(name, entry)
+        if other.name != entry.name or (other != entry and any(folder.glob(f"*/{glob.escape(name)}.*"))):
             raise OptionError(
-                f"{folder} holds results of another {entry.name!r}; use another folder or another name"
+                f"{folder} holds results of another {name!r}; use another folder or another name"
             )
     write_manifest(folder / MANIFEST, list((had | {entry.name: entry for entry in entries}).values()))
     return Results(folder)
@@ -183,15 +188,15 @@ def _try(method: str, entry: Entry, work: Callable[[], Done]) -> Cell:
         return Cell(method, entry.name, "failed", f"{kind}{error}")
 
 
-def _inputs(results: Results, entry: Entry, on_step: OnStep) -> Done:
+def _inputs(results: Results, entry: Entry, machine: Mapping[str, Any], on_step: OnStep) -> Done:
     """Keep what all methods and judges see: the source's span, the edited first frame, the reference."""
-    job = entry.job(results.source(entry), **_span(entry))
+    job = entry.job(results.source(entry), **_span(entry), **machine)
     first, source = results.first_frame(entry), results.source(entry)
     if first.exists() and source.exists():
         _check_files(results.sidecar(INPUTS, entry, ".png"), _still(job, entry, first))
         return "kept"
     if not first.exists():
-        run_frame(_still(job, entry, first), on_step)
+        run_frame(replace(_still(job, entry, first), **machine), on_step)
     _write_reference(results, job, entry)
     span = job.span
     write(source, span, span.rate, overwrite=True)
@@ -204,7 +209,7 @@ def _span(entry: Entry) -> dict[str, Any]:
     return {
         key: value
         for key, value in SPAN.items()
-        if key not in said and not (key == "duration" and "frames" in said)
+        if key not in said and not (key == "duration" and {"frames", "whole"} & said)
     }
 
 
@@ -225,7 +230,7 @@ def _write_reference(results: Results, job: EditJob, entry: Entry) -> None:
 
 def _edit(results: Results, method: Plan, entry: Entry, on_step: OnStep, load: _Loader) -> Done:
     output = results.output(method.name, entry)
-    stills = {f.name for f in fields(StillJob)} - {"clip", "start", "output"}
+    stills = {f.name for f in fields(StillJob)} - {"clip", "start", "output", *MACHINE}
     settings = {key: value for key, value in entry.settings.items() if key not in stills}
     video = Entry(entry.name, entry.task, settings | {"first_frame": str(results.first_frame(entry))})
     job = video.job(output, **_span(entry), **method.settings)
@@ -241,6 +246,9 @@ def _edit(results: Results, method: Plan, entry: Entry, on_step: OnStep, load: _
     run_edit(replace(job, overwrite=True), on_step, load)
     return "made"
 
+
+MACHINE = ("device", "dtype", "low_memory")
+"""Settings that both stages have a use for."""
 
 ELSEWHERE = ("output", "first_frame", "overwrite", "cache", "fresh", "device", "low_memory")
 """What may differ between a clip that was made before and the same made now: places and machines."""

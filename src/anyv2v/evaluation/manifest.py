@@ -11,7 +11,7 @@ from typing import Any
 
 from anyv2v.drafts import draft
 from anyv2v.errors import OptionError
-from anyv2v.job import EditJob, read_settings
+from anyv2v.job import EditJob, read_settings, underscored
 
 __all__ = ["TASKS", "Entry", "read_manifest", "write_manifest"]
 
@@ -49,6 +49,11 @@ class Entry:
     def prompt(self) -> str:
         """What the edited clip shows."""
         return str(self.settings.get("prompt", ""))
+
+    @property
+    def text(self) -> str:
+        """What the edited clip shows, as far as a person said: the prompt, or what the editor is told."""
+        return self.prompt or str(self.settings.get("instruction", ""))
 
     def job(self, output: Path, **method: Any) -> EditJob:
         """The job that makes it.
@@ -125,7 +130,7 @@ def _yaml(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 def _entry(content: Any, folder: Path) -> Entry:
     if not isinstance(content, dict):
         raise OptionError("an entry must hold settings by name")
-    settings = {str(key).replace("-", "_"): value for key, value in content.items()}
+    settings = underscored(content)
     task = settings.pop("task", None)
     if task not in TASKS:
         raise OptionError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")

@@ -121,8 +121,7 @@ def _clips(results: Results, entry: Entry) -> str:
     figures = [_video(name, path) for name, path in named.items() if path.is_file()]
     stills = {"edited first frame": results.first_frame(entry), "reference": results.reference(entry)}
     figures[1:1] = [_still(name, path) for name, path in stills.items() if path and path.is_file()]
-    words = entry.prompt or str(entry.settings.get("instruction", ""))
-    about = html.escape(f"{entry.task}: {words}" if words else entry.task)
+    about = html.escape(f"{entry.task}: {entry.text}" if entry.text else entry.task)
     title = f"<h3>{html.escape(entry.name)}</h3><p>{about}</p>"
     return f'{title}<div class="clips">{"".join(figures)}</div>'
 

@@ -36,6 +36,7 @@ __all__ = [
     "Score",
     "estimate",
     "real_cases",
+    "real_clips",
     "rendered_cases",
     "run",
     "summarise",
@@ -98,15 +99,27 @@ def real_cases(folder: Path, *, side: int = SIDE, frames: int = FRAMES) -> Itera
     """Every clip of a folder, edited by each filter of a pixel and its neighbours: the same for every frame.
 
     Raises:
-        VideoError: The folder holds no clip.
+        VideoError: See ``real_clips``.
     """
-    clips = sorted(path for path in folder.iterdir() if path.suffix.lower() in FILMS)
-    if not clips:
-        raise VideoError(f"{folder}: there is no clip in it")
-    for (seed, path), (edit, change) in product(enumerate(clips), FILTERS.items()):
+    for (seed, path), (edit, change) in product(enumerate(real_clips(folder)), FILTERS.items()):
         source = _small(path, side, frames)
         truth = np.stack([change(frame) for frame in source])
         yield Case(edit, "real", seed, Task(source, truth, fps=FPS), np.ones(source.shape[:3], bool))
+
+
+def real_clips(folder: Path) -> list[Path]:
+    """The clips of a folder.
+
+    Raises:
+        VideoError: It holds none, or one that cannot be read or has nothing that moves.
+    """
+    clips = sorted(path for path in folder.glob("*") if path.suffix.lower() in FILMS)
+    if not clips:
+        raise VideoError(f"{folder}: there is no clip in it")
+    for path in clips:
+        if Clip(path, fps=FPS).expected in (0, 1):
+            raise VideoError(f"{path}: has one frame at {FPS} fps, so nothing moves in it")
+    return clips
 
 
 FILMS = {".mp4", ".mov", ".mkv", ".webm", ".gif"}

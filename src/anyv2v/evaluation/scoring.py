@@ -86,7 +86,8 @@ def _digest(results: Results, entry: Entry, clip: Path, judges: Judges) -> str:
     if mask := entry.settings.get("mask"):
         files["mask"] = Path(mask)
     said = {name: sha256([file]) for name, file in files.items() if file.is_file()}
-    return key_of({**said, "prompt": entry.prompt, "judges": dict(judges.models)})
+    how = {name: entry.settings.get(name) for name in ("start", "fit")}
+    return key_of({**said, **how, "text": entry.text, "judges": dict(judges.models)})
 
 
 def _completed(old: Score, results: Results, entry: Entry, judges: Judges, names: Sequence[str]) -> Score:
@@ -110,7 +111,7 @@ def _sample(results: Results, method: str, entry: Entry) -> Sample:
         frames,
         source.frames,
         results.edited_first(entry, edited.size),
-        entry.prompt or str(entry.settings.get("instruction", "")),
+        entry.text,
         results.mask(entry, Size.of(frames[0])),
         **_cost(results.sidecar(method, entry)),
     )

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from anyv2v.errors import OptionError
@@ -45,6 +45,7 @@ class Column:
         unlike: Methods that differ from the best one, by the paired permutation test with Holm's correction.
         digits: After the point.
         note: Why there are no numbers, if there are none at all.
+        common: Whether the means are over the same clips.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Column:
     unlike: frozenset[str] = frozenset()
     digits: int = 3
     note: str = ""
+    common: bool = True
 
     @property
     def order(self) -> list[str]:
@@ -62,7 +64,7 @@ class Column:
 
     def place(self, method: str) -> int:
         """How many methods are better, 0 for the best; 2 where there is nothing to compare."""
-        if method not in self.cells or len(self.cells) < 2:
+        if method not in self.cells or len(self.cells) < 2 or not self.common:
             return 2
         sign, mine = (-1 if self.better == "higher" else 1), self.cells[method].mean
         return sum(sign * other.mean < sign * mine for other in self.cells.values())
@@ -109,12 +111,13 @@ def column(title: str, better: Literal["higher", "lower"], scores: Sequence[Scor
     cells = {method: bootstrapped(found) for method, found in counted.items()}
     largest = max((abs(cell.mean) for cell in cells.values()), default=0.0)
     digits = 0 if largest >= 1000 else 1 if largest >= 10 else 2 if largest >= 2 else 3
-    made = Column(title, better, cells, digits=digits, note="" if cells else "; ".join(sorted(reasons)))
-    return Column(title, better, cells, _unlike(made, values), digits, made.note)
+    note = "" if cells else "; ".join(sorted(reasons))
+    made = Column(title, better, cells, digits=digits, note=note, common=bool(shared))
+    return replace(made, unlike=_unlike(made, values))
 
 
 def _unlike(made: Column, values: Mapping[str, Mapping[str, float]]) -> frozenset[str]:
-    if not made.order:
+    if not made.order or not made.common:
         return frozenset()
     best, *others = made.order
     p_values = {}

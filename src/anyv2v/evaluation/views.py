@@ -75,9 +75,10 @@ def _of_task(scores: Sequence[Score], task: str, metrics: Sequence[str]) -> Tabl
     chosen = [score for score in scores if score.task == task]
     clips, methods = {score.entry for score in chosen}, _methods(chosen)
     made = [{score.entry for score in chosen if score.method == method} for method in methods]
-    notes = (
-        [] if all(found == clips for found in made) else ["means are over the clips that all methods made"]
-    )
+    note = "means are over the clips that all methods made"
+    if made and not set.intersection(*made):
+        note = "the methods have no clip in common: each mean is over clips of its own"
+    notes = [] if all(found == clips for found in made) else [note]
     return Table(f"{TITLES[task]}, {_counted(len(clips))}", methods, _columns(chosen, metrics), notes)
 
 

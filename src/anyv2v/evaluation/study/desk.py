@@ -80,7 +80,7 @@ def _content(found: Round) -> dict[str, Any]:
     return {
         "id": found.id,
         "task": slate.entry.task,
-        "prompt": slate.entry.prompt if slate.entry.task == "prompt" else "",
+        "prompt": slate.entry.text if slate.entry.task == "prompt" else "",
         "fps": float(slate.fps),
         "letters": list(found.letters),
         "media": {place: found.media_id(place) for place in found.media},
