@@ -170,6 +170,21 @@ def test_what_is_said_takes_the_place_of_all_that_a_sidecar_says_of_it(job: Path
         run("edit", "--job", "out.json", "-o", "by-command", "--command", "cp {input} {output}", "-q")[0] == 0
     )
     assert json.loads(Path("by-command.json").read_text())["job"]["sheet"] is None
+    preview = run("edit", "--job", "out.json", "-o", "preview", "--backbone", "flow", "--dry-run", "--json")
+    assert json.loads(preview[1])["backbone"] == "flow"
+
+
+def test_frames_are_counted_at_the_rate_of_the_backbone(job: Path, run, diffusion) -> None:
+    write("quick.mp4", scene(12), 24)
+    words = ("edit", "quick.mp4", "-o", "out.mp4", *diffusion, "-q")
+    code, _, err = run(*words, "--frames", 6, "--command", "touch begun; cp {input} {output}")
+    assert (code, "has 4 frames at 8 fps from 0 s on, not 6" in err) == (2, True), err
+    assert not Path("begun").exists()
+    write("slow.gif", scene(4), 4)
+    plan = run(
+        "edit", "slow.gif", "-f", "edited.png", "-o", "out", *diffusion, "--frames", 7, "--dry-run", "--json"
+    )
+    assert json.loads(plan[1])["frames"] == 7
 
 
 def test_the_picture_to_edit(job: Path, run) -> None:

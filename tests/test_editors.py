@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 import tomllib
+import weakref
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -433,6 +434,23 @@ def noise(monkeypatch):
     known = {**list_editors(), "noise": entry}
     monkeypatch.setattr("anyv2v.editors.list_editors", lambda: known)
     return Noise
+
+
+def test_an_editor_is_gone_when_its_pictures_are_made(job, monkeypatch) -> None:
+    """Though something in it refers to itself, as networks do: the next model needs its memory."""
+
+    class Circular:
+        def __init__(self) -> None:
+            self.own = self
+
+        def edit(self, request: Request, _on_step) -> np.ndarray:
+            return 255 - request.frame
+
+    editors = [Circular()]
+    gone = weakref.ref(editors[0])
+    monkeypatch.setattr("anyv2v.still.load_editor_choice", lambda *_, **__: editors.pop())
+    run_frame(frame_job(job, editor="color", reference=(job / "edited.png",)))
+    assert gone() is None
 
 
 def frame_job(job: Path, **more) -> FrameJob:

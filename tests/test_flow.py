@@ -155,6 +155,13 @@ def test_a_hat_rides_on_its_head() -> None:
     assert psnr(result[-1], frames[-1], left) > psnr(worn[0], frames[-1], left) + 10
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 64), (15, 64), (64, 8)])
+def test_what_is_too_small_is_refused(height: int, width: int) -> None:
+    frames = np.zeros((2, height, width, 3), np.uint8)
+    with pytest.raises(ImageError, match="optical flow needs 16 pixels a side"):
+        list(Flow().carry(frames, frames[0]))
+
+
 def test_an_unedited_first_frame_gives_back_the_source() -> None:
     frames, _ = scene(5, thing=(3.3, 1.7), camera=(0.7, 0))
     result, report = carry(frames, frames[0])

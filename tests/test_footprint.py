@@ -44,6 +44,13 @@ def test_what_lives_is_counted_once() -> None:
     assert meter.peak == 7 + 400 + z.nbytes
 
 
+def test_numbers_are_not_taken_for_shapes() -> None:
+    with metering(META):
+        assert [torch.tensor(value).item() for value in (1.0, 2.0)] == [1.0, 2.0]
+        assert not torch.equal(torch.zeros(2), torch.ones(2))
+        assert torch.equal(torch.zeros(2), torch.zeros(2))
+
+
 @pytest.mark.parametrize("device", [CPU, META])
 @torch.no_grad()
 def test_attention_lays_out_no_table_of_all_pairs(device: torch.device) -> None:

@@ -282,6 +282,46 @@ def test_mp4_starts_before_it_has_all_come(tmp_path: Path) -> None:
     assert data.index(b"moov") < data.index(b"mdat")
 
 
+@pytest.mark.parametrize(("milliseconds", "rate"), [(10, 100), (20, 50), (30, Fraction(100, 3)), (40, 25)])
+def test_animations_whose_pictures_last_alike(tmp_path: Path, milliseconds: int, rate: Fraction) -> None:
+    pictures = [Image.fromarray(numbered(k)) for k in range(10)]
+    first, *others = pictures
+    first.save(tmp_path / "in.gif", save_all=True, append_images=others, duration=milliseconds)
+    clip = Clip(tmp_path / "in.gif")
+    assert (clip.rate, numbers(clip)) == (rate, list(range(10)))
+
+
+def test_an_animation_quicker_than_its_clock(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(numbered(k)) for k in range(2))
+    first.save(tmp_path / "in.webp", save_all=True, append_images=[second], duration=1)
+    assert Clip(tmp_path / "in.webp").rate > 100
+
+
+def test_a_film_that_changes_its_size(tmp_path: Path) -> None:
+    """As one that is recorded live may; players scale it."""
+    with av.open(tmp_path / "in.mkv", "w") as container:
+        stream = container.add_stream("mjpeg", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for k, (height, width) in enumerate([(48, 64), (24, 32)]):
+            encoder = av.CodecContext.create("mjpeg", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
+            encoder.time_base = 1 / FPS
+            picture = av.VideoFrame.from_ndarray(np.full((height, width, 3), 200, np.uint8))
+            picture = picture.reformat(format="yuvj420p")
+            picture.pts, picture.time_base = k, 1 / FPS
+            for packet in encoder.encode(picture):
+                packet.stream, packet.pts, packet.dts = stream, k, k
+                container.mux(packet)
+    assert Clip(tmp_path / "in.mkv").read().frames.shape == (2, 48, 64, 3)
+
+
+def test_sound_that_nothing_can_decode(tmp_path: Path) -> None:
+    whole = film(tmp_path / "in.mkv", [numbered(k) for k in range(9)], sound=beep(0.1, 0.3)).read_bytes()
+    (tmp_path / "odd.mkv").write_bytes(whole.replace(b"A_AAC", b"A_XYZ"))
+    clip = Clip(tmp_path / "odd.mkv")
+    assert (clip.info.audio, clip.audio, len(list(clip))) == (None, None, 9)
+
+
 def test_animations_that_others_made(tmp_path: Path) -> None:
     images = [Image.fromarray(numbered(k)) for k in range(5)]
     durations = [100, 100, 300, 100, 200]
@@ -336,6 +376,18 @@ def test_images_are_replaced_only_if_allowed(tmp_path: Path) -> None:
     write_image(path, numbered(9), overwrite=True)
     np.testing.assert_array_equal(read_image(path), numbered(9))
     assert names(tmp_path) == ["a.png"]
+
+
+def test_images_that_their_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_image(tmp_path / "wide.webp", np.zeros((1, 17000, 3), np.uint8))
+    assert names(tmp_path) == []
+
+
+def test_a_link_to_nowhere_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "none")
+    with pytest.raises(OutputError, match="exists already"):
+        drafts.check_file(tmp_path / "a.png", overwrite=False)
 
 
 def test_suffixes_of_images() -> None:
@@ -687,7 +739,7 @@ def test_a_clip_can_replace_itself(tmp_path: Path) -> None:
 def test_reading_stops_with_the_last_frame_asked_for(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[object] = []
     develop = films._upright_rgb
-    monkeypatch.setattr(films, "_upright_rgb", lambda frame: converted.append(frame) or develop(frame))
+    monkeypatch.setattr(films, "_upright_rgb", lambda *given: converted.append(given) or develop(*given))
     clip = Clip(counted, start=2.0, frames=3)
     assert numbers(clip) == [50, 51, 52]
     assert len(converted) == 3

@@ -88,6 +88,7 @@ def test_names_and_layouts_of_converted_weights(tmp_path: Path) -> None:
     (tmp_path / "seine.safetensors").write_text("an earlier one")
     assert convert(tmp_path) == [tmp_path / "model.safetensors"]
     assert load_file(tmp_path / "model.safetensors")["w"].shape == (3, 2)
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "seine.pt").stat().st_mode
     assert (tmp_path / "seine.safetensors").read_text() == "an earlier one"
     assert convert(tmp_path / "seine.pt") == []
 

@@ -18,7 +18,7 @@ from anyv2v.picture import check_image_suffix
 from anyv2v.sidecar import files_of, sidecar_of
 from anyv2v.span import lone, span_for
 from anyv2v.still import sheet_of, still_inputs
-from anyv2v.video import Video
+from anyv2v.video import Clip, Video
 from anyv2v.writing import check_output
 
 if TYPE_CHECKING:
@@ -34,13 +34,17 @@ def check(job: VideoJob) -> Choice:
         UserError: It cannot.
     """
     check_files(job)
-    return _check_backbone(job, choose(job.backbone, job.model, job.device))
+    choice = _check_backbone(job, choose(job.backbone, job.model, job.device))
+    if choice.checkpoint is None:  # else at the rate of the backbone: see ``spec_for``
+        _check_span(job, job.span)
+    return choice
 
 
 def check_files(job: Job) -> None:
     """The same of its files alone."""
     outputs = _check_outputs(job)
-    _check_span(job)
+    if not isinstance(job, VideoJob) or job.span.expected == 0:
+        _check_span(job, job.span)
     check_apart(inputs_of(job), outputs)
 
 
@@ -74,8 +78,10 @@ def spec_for(job: VideoJob, backbone: Any) -> VideoSpec:
 
     Raises:
         OptionError: It has no use for an option, or inversion does not pass what sampling asks for.
+        VideoError: The clip has fewer frames than were asked for, or but one.
     """
     clip, options = span_for(job, backbone.spec), job.options
+    _check_span(job, clip)
     length, _ = window_for(backbone, options)
     blank = np.zeros((1, clip.size.height, clip.size.width, 3), np.uint8)
     spec = clip_spec(backbone, Video(blank, clip.rate), options)
@@ -106,12 +112,12 @@ def _check_outputs(job: Job) -> list[Path]:
     return outputs
 
 
-def _check_span(job: Job) -> None:
-    found, wanted = job.span.expected, job.span.frames
+def _check_span(job: Job, clip: Clip) -> None:
+    found, wanted = clip.expected, clip.frames
     if isinstance(job, VideoJob) and (found == 1 or wanted == 1):
         raise lone(job)
     if found is not None and found < (wanted or 1):
-        there = f"has {found} frames at {float(job.span.rate):g} fps from {job.start:g} s on"
+        there = f"has {found} frames at {float(clip.rate):g} fps from {job.start:g} s on"
         raise VideoError(f"{job.clip}: {there}, not {wanted or 'one'}")
 
 

@@ -33,7 +33,7 @@ def check_file(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: the folder {path.parent} is missing, or cannot be written to")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; use another name")
-    if path.exists() and not overwrite:
+    if lexists(path) and not overwrite:
         raise OutputError(f"{path}: exists already; --overwrite replaces it")
 
 

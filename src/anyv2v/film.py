@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from io import BytesIO
-from itertools import accumulate, count
+from itertools import accumulate, count, pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,18 @@ from PIL import Image
 from anyv2v.errors import VideoError
 from anyv2v.picture import IMAGES, Frame, Size, read_image, reading, rgb
 
-__all__ = ["Film", "Picture", "Shown", "Slides", "VideoInfo", "open_source", "probe", "seek", "timed"]
+__all__ = [
+    "Film",
+    "Picture",
+    "Shown",
+    "Slides",
+    "VideoInfo",
+    "heard",
+    "open_source",
+    "probe",
+    "seek",
+    "timed",
+]
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ class Film:
                 container=container.format.name,
                 pixel_format=first.format.name,
                 rotation=first.rotation % 360,
-                audio=next((s.codec_context.codec.canonical_name for s in container.streams.audio), None),
+                audio=next((s.codec_context.codec.canonical_name for s in heard(container)), None),
             )
 
     @cached_property
@@ -146,12 +157,12 @@ class Film:
             if start > 0:
                 seek(container, stream, self.origin + start)
             for frame in container.decode(stream):
-                yield self._time(frame) - self.origin - early, partial(_upright_rgb, frame)
+                yield self._time(frame) - self.origin - early, partial(_upright_rgb, frame, self._first)
             if frame is not None:  # else it was sought past the end
                 lasts = frame.duration * stream.time_base or 1 / self.info.fps
                 end = self._time(frame) - self.origin + lasts
                 self._check_whole(stream, end)
-                yield end - early, partial(_upright_rgb, frame)
+                yield end - early, partial(_upright_rgb, frame, self._first)
 
     def _early(self, stream: Any) -> Fraction:
         return Fraction(min(stream.time_base, 1 / (4 * self.info.fps)))  # some clocks tick but once a picture
@@ -201,19 +212,28 @@ class Film:
             yield container, streams[0]
 
 
+def heard(container: Any) -> list[Any]:
+    """Its tracks of sound that there is a decoder for."""
+    return [stream for stream in container.streams.audio if stream.codec_context]
+
+
 def seek(container: Any, stream: Any, time: Fraction) -> None:
     """Go to the last key frame before ``time``; what cannot seek is read from its beginning."""
     with suppress(av.error.FFmpegError):
         container.seek(time // stream.time_base, stream=stream)
 
 
-def _upright_rgb(frame: Any) -> Frame:
+def _upright_rgb(frame: Any, first: Any) -> Frame:
     """A decoded frame by the colour matrix of its tag, and by the usual guess where it has none.
+
+    It has the size of the film's first, as players show it: what is recorded live may change its own.
 
     The flags ask for interpolated chroma and exact rounding, which come 4 to 6 dB closer to the original.
     """
     guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
     rgb = frame.reformat(
+        width=first.width,
+        height=first.height,
         format="rgb24",
         src_colorspace=guess if frame.colorspace == _UNTAGGED else frame.colorspace,
         interpolation=Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND,
@@ -252,7 +272,7 @@ class Slides:
 
     @property
     def _tick(self) -> Fraction:
-        return _TICKS.get(self.path.suffix.lower(), Fraction(0))
+        return min(_TICKS.get(self.path.suffix.lower(), Fraction(0)), 1 / (4 * self.fps))
 
 
 _STILLS_FPS = Fraction(8)
@@ -307,8 +327,9 @@ def _duration(image: Any, k: int) -> Fraction:
 
 def _simplest_rate(times: list[Fraction], tick: Fraction) -> Fraction:
     """The simplest rate that rounds to these times: 8 for pictures at 0, 13, 25 and 38 hundredths."""
+    gaps = {after - before for before, after in pairwise(times)}
     steps, last = len(times) - 2, times[-2]
-    if steps == 0:
-        return 1 / times[-1]
+    if steps == 0 or last <= tick / 2 or (len(gaps) == 1 and (min(gaps) / tick).denominator == 1):
+        return (steps + 1) / times[-1]  # nothing was rounded, or more than there is
     low, high = steps / (last + tick / 2), steps / (last - tick / 2)
     return next(Fraction(ceil(low * d), d) for d in count(1) if ceil(low * d) <= high * d)

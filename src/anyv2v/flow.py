@@ -53,6 +53,7 @@ from anyv2v.picture import Frame
 
 __all__ = ["Carried", "Flow", "FlowCarrier", "FlowReport"]
 
+LEAST = 16  # pixels; with fewer, OpenCV ends the process
 _UNIT = 128  # a gain of 1, in the eight bits of Layer.law
 
 
@@ -116,7 +117,8 @@ class Carried:
     The first one is the edited first frame itself. Memory does not grow with the clip.
 
     Raises:
-        ImageError: The edited first frame and the clip differ in size; raised by the first draw.
+        ImageError: The edited first frame and the clip differ in size, or are less than 16 pixels high or
+            wide; raised by the first draw.
     """
 
     def __init__(self, flow: Flow, frames: Iterable[Frame], edited_first: Frame) -> None:
@@ -150,13 +152,15 @@ class FlowCarrier:
         flow: How motion is measured.
 
     Raises:
-        ImageError: The two differ in size.
+        ImageError: The two differ in size, or are too small.
     """
 
     def __init__(self, source_first: Frame, edited_first: Frame, flow: Flow = Flow()) -> None:
         (height, width), (h, w) = source_first.shape[:2], edited_first.shape[:2]
         if (height, width) != (h, w):
             raise ImageError(f"the edited first frame is {w}x{h}, the clip {width}x{height}; make them equal")
+        if min(height, width) < LEAST:
+            raise ImageError(f"the clip is {width}x{height}; optical flow needs {LEAST} pixels a side")
         scale = min(1.0, flow.detail / min(height, width))
         self._size = round(width * scale), round(height * scale)
         source, edit = resize(source_first, self._size), resize(edited_first, self._size)

@@ -109,7 +109,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             given = {id(storage) for storage in self._storages(told)}
             out = func(*args, **kwargs)
             made = [storage for storage in self._storages(out) if id(storage) not in given]
-            if self._device == META and len(made) == len(list(_tensors(out))):
+            if self._device == META and 0 < len(made) == len(list(_tensors(out))):
                 self._made[kind] = _alike(out)
         for storage in made:
             self._hold(storage)

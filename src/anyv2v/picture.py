@@ -70,7 +70,10 @@ def write_image(path: Path | str, frame: Frame, *, overwrite: bool = False) -> P
     """Write one frame in the format of the suffix. Raises OutputError; also if the file exists already."""
     path = check_image_suffix(path)
     with draft(path, overwrite=overwrite) as temporary:
-        Image.fromarray(frame).save(temporary, quality=95)
+        try:
+            Image.fromarray(frame).save(temporary, quality=95)
+        except ValueError as reason:  # a WebP has at most 16383 pixels a side
+            raise OSError(str(reason)) from reason
     return path
 
 
@@ -97,12 +100,15 @@ def rgb(image: Image.Image) -> Frame:
 def reading(path: Path, kind: str, error: type[UserError]) -> Iterator[None]:
     """Turn what FFmpeg and Pillow raise over a bad file into one line of ours."""
     damage = (av.error.FFmpegError, OSError, EOFError, IndexError, SyntaxError, ValueError)
+    bomb = Image.DecompressionBombError
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, PermissionError) as reason:
         raise error(f"{path}: {str(reason.strerror).lower()}") from reason
     except damage as reason:
         raise error(f"{path}: damaged, or no {kind} at all") from reason
+    except bomb as reason:
+        raise error(f"{path}: has more pixels than can be meant well") from reason
 
 
 _Box = tuple[slice, slice]  # rows, columns

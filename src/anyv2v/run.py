@@ -152,6 +152,7 @@ def run_invert(job: InvertJob, on_step: OnStep = ignore) -> Outcome:
     """
     choice, watch = check(job), Stopwatch(on_step)
     origin = origin_of(job, choice)
+    spec_for(job, load_choice(choice, device="meta", dtype="float32"))
     with memory_errors():
         backbone: Any = load_for(job, choice, watch)
         video = read_clip(job, backbone)
@@ -307,9 +308,12 @@ def _unused(job: EditJob) -> list[str]:
     base = recipe(job.recipe)
     names = [f.name for f in fields(Options) if f.name != "fit"]
     changed = [name for name in names if getattr(job.options, name) != getattr(base, name)]
-    if job.first_frame:  # else the editor has a use for them
+    if job.first_frame:
         changed += ["dtype"] * (job.dtype != "auto") + ["low_memory"] * job.low_memory
-    changed = ["prompt"] * bool(job.prompt) + changed + ["compile"] * job.compile
+    else:  # the editor has a use for them, and for the seed
+        changed = [name for name in changed if name != "seed"]
+    ranked = not job.first_frame and job.candidates > 1  # by how near they come to the prompt
+    changed = ["prompt"] * bool(job.prompt and not ranked) + changed + ["compile"] * job.compile
     return [name.replace("_", " ") for name in changed]
 
 

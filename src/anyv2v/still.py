@@ -199,6 +199,7 @@ class _Bench:
             frame = self._kept(request)
             kept += frame is not None
             yield frame if frame is not None else self._made(request, _one_of(on_step, number, len(requests)))
+        self._editor = None  # nothing holds it any more
         if kept:
             what = "the edited first frame was" if len(requests) == 1 else f"{kept} of the candidates were"
             self.notices.append(f"{what} kept from before; --fresh makes it anew")

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyv2v.cache import Kept, file_of, keeping, key_of, touch
-from anyv2v.drafts import draft
 from anyv2v.edit import Trajectory
 from anyv2v.errors import ImageError, OptionError
 from anyv2v.fitting import clip_spec, inversion_modes
@@ -22,6 +21,7 @@ from anyv2v.host import pinned
 from anyv2v.picture import Frame, read_image, write_image
 from anyv2v.sidecar import library_versions
 from anyv2v.video import Video
+from anyv2v.weights import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,19 +82,9 @@ def save_trajectory(
     Raises:
         OutputError: The file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(trajectory).items()}
     metadata = {"identity": json.dumps(about), "inversion_steps": str(steps), "sha256": _sum(tensors)}
-    with draft(path, overwrite=overwrite) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # a full disk, among others
-            raise OSError(str(error)) from error
-        temporary.chmod(mode)  # it makes files that are their owner's alone
+    save_tensors(path, tensors, metadata, overwrite=overwrite)
 
 
 def _tensors(trajectory: Trajectory) -> dict[str, Tensor]:

@@ -77,12 +77,23 @@ def _read_job(path: Path, told: Mapping[str, Any]) -> dict[str, Any]:
     settings = {str(key).replace("-", "_"): value for key, value in content.items()}
     if isinstance(settings.get("job"), dict):
         settings = _of_sidecar(settings, anew=bool(told.keys() & {"recipe", "backbone", "model"}))
-    outdone = {name for group in INSTEAD for name in group if told.keys() & group}
+    outdone = {name for key in told.keys() & INSTEAD.keys() for name in INSTEAD[key]}
     return {key: value for key, value in settings.items() if key not in outdone}
 
 
-INSTEAD = {"frames", "duration", "whole"}, {"first_frame", "editor", "command"}
-"""Settings that say the same in different ways: one of them takes the place of the others."""
+INSTEAD = {
+    "frames": {"duration", "whole"},
+    "duration": {"frames", "whole"},
+    "whole": {"frames", "duration"},
+    "first_frame": {"editor", "command"},
+    "editor": {"first_frame", "command"},
+    "command": {"first_frame", "editor"},
+    "mask": {"mask_point", "mask_box"},
+    "mask_point": {"mask"},
+    "mask_box": {"mask"},
+    "backbone": {"model", "trajectory"},
+}
+"""Settings that say the same in different ways, or go with another: one takes the place of the others."""
 
 NOT_AGAIN = {"options", "overwrite", "sheet", "save_frame"}
 """What of a sidecar's job is not done again: leave to overwrite, and files beside the output."""

@@ -30,6 +30,7 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "read_weights",
+    "save_tensors",
     "weights_missing",
     "weights_of",
 ]
@@ -292,8 +293,6 @@ def convert(path: Path) -> list[Path]:
         CheckpointError: There is none, or it holds something else than weights.
         OutputError: The folder cannot be written to.
     """
-    from safetensors.torch import save_file
-
     found = [path] if path.is_file() else sorted(path.rglob("*"))
     pickled = {file: _converted(file) for file in found if file.suffix in (".pt", ".pth", ".bin", ".ckpt")}
     if not pickled:
@@ -301,9 +300,29 @@ def convert(path: Path) -> list[Path]:
     missing = {file: target for file, target in pickled.items() if not target.exists()}
     for file, target in missing.items():
         weights = {name: weight.clone(memory_format=_plain()) for name, weight in read_weights(file).items()}
-        with draft(target, overwrite=False) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
+        save_tensors(target, weights, {"format": "pt"}, overwrite=False)
     return list(missing.values())
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, overwrite: bool
+) -> None:
+    """Write tensors as safetensors, whole or not at all.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with draft(path, overwrite=overwrite) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as error:  # a full disk, among others
+            raise OSError(str(error)) from error
+        temporary.chmod(mode)  # it makes files that are their owner's alone
 
 
 def _converted(file: Path) -> Path:

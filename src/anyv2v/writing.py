@@ -20,7 +20,7 @@ from PIL import Image
 
 from anyv2v.drafts import check_replaceable, draft, named
 from anyv2v.errors import OutputError, VideoError
-from anyv2v.film import Film, seek
+from anyv2v.film import Film, heard, seek
 from anyv2v.picture import Frame, reading
 from anyv2v.video import AudioTrack, ratio
 
@@ -202,7 +202,7 @@ def _resampled(path: Path, start: Fraction) -> Iterator[tuple[Fraction, NDArray[
     """Blocks of samples [2, n] at 48 kHz with their times on the file's clock, from before ``start`` on."""
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_RATE)
     with reading(path, "sound", VideoError), av.open(path) as container:
-        stream = container.streams.audio[0]
+        stream = heard(container)[0]
         seek(container, stream, start - 1)  # decoders need a moment to settle
         for frame in chain(_heard(container, stream), [None]):
             for block in resampler.resample(frame):
