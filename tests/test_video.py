@@ -399,6 +399,13 @@ def test_suffixes_of_images() -> None:
             assert one_line(error, Path(name))
 
 
+def test_an_image_of_far_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image(tmp_path / "a.png", smooth(1, 50, 50))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ImageError, match="more pixels than a picture should have"):
+        read_image(path)
+
+
 def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     whole = write_image(tmp_path / "whole.png", smooth(1, 50, 50)).read_bytes()

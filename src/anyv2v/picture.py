@@ -62,8 +62,11 @@ IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 def read_image(path: Path | str, error: type[UserError] = ImageError) -> Frame:
     """An image as a viewer shows it: upright (EXIF), transparency on white, 8 bits. Raises ``error``."""
-    with reading(Path(path), "image", error), Image.open(path) as image:
-        return rgb(image)
+    try:
+        with reading(Path(path), "image", error), Image.open(path) as image:
+            return rgb(image)
+    except Image.DecompressionBombError as reason:
+        raise error(f"{path}: has more pixels than a picture should have") from reason
 
 
 def write_image(path: Path | str, frame: Frame, *, overwrite: bool = False) -> Path:
@@ -100,15 +103,12 @@ def rgb(image: Image.Image) -> Frame:
 def reading(path: Path, kind: str, error: type[UserError]) -> Iterator[None]:
     """Turn what FFmpeg and Pillow raise over a bad file into one line of ours."""
     damage = (av.error.FFmpegError, OSError, EOFError, IndexError, SyntaxError, ValueError)
-    bomb = Image.DecompressionBombError
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, PermissionError) as reason:
         raise error(f"{path}: {str(reason.strerror).lower()}") from reason
     except damage as reason:
         raise error(f"{path}: damaged, or no {kind} at all") from reason
-    except bomb as reason:
-        raise error(f"{path}: has more pixels than can be meant well") from reason
 
 
 _Box = tuple[slice, slice]  # rows, columns

@@ -334,7 +334,7 @@ class Shelf:
 
 
 def _changed(path: Path) -> float:
-    """When it was changed or used last; never, if another process has just removed it."""
+    """When it was last changed or used; infinity of what another process has just removed."""
     try:
         return path.lstat().st_mtime
     except OSError:
