@@ -13,6 +13,7 @@ from anyv2v.errors import OptionError
 from anyv2v.flow import Flow
 
 PAPER_PLANE = Entry("paper-plane", "another package's", "anyv2v.flow:Flow")
+NOT_FLOW = Entry("flow", "in the place of ours", "anyv2v.flow:Flow")
 
 
 def test_auto_is_flow_without_a_gpu(monkeypatch) -> None:
@@ -66,12 +67,19 @@ def test_what_needs_no_weights_is_at_hand() -> None:
 
 
 def test_another_package_adds_a_backbone(monkeypatch) -> None:
-    point = EntryPoint("paper-plane", "test_backbones:PAPER_PLANE", "anyv2v.backbones")
-    monkeypatch.setattr("anyv2v.backbones.entry_points", lambda group: [point])
+    points = [
+        EntryPoint("paper-plane", "test_backbones:PAPER_PLANE", "anyv2v.backbones"),
+        EntryPoint("flow", "test_backbones:NOT_FLOW", "anyv2v.backbones"),
+        EntryPoint("broken", "nowhere:ENTRY", "anyv2v.backbones"),
+    ]
+    monkeypatch.setattr("anyv2v.packages.entry_points", lambda group: points)
     list_backbones.cache_clear()
     try:
-        assert list(list_backbones()) == ["flow", "i2vgen-xl", "consisti2v", "seine", "mini", "paper-plane"]
+        with pytest.warns(UserWarning, match="the backbone 'broken' of another package is left out"):
+            found = list_backbones()
+        assert list(found) == ["flow", "i2vgen-xl", "consisti2v", "seine", "mini", "paper-plane"]
         assert isinstance(load_backbone("paper-plane"), Flow)
+        assert found["flow"].summary != NOT_FLOW.summary
     finally:
         list_backbones.cache_clear()
 

@@ -31,6 +31,7 @@ from anyv2v.evaluation.cells import plans, run_cells
 from anyv2v.evaluation.manifest import Entry
 from anyv2v.job import EditJob, InvertJob
 from anyv2v.run import Outcome, run_edit, run_invert
+from anyv2v.source import SHARE
 from anyv2v.store import (
     identity,
     inversion_key,
@@ -159,6 +160,16 @@ def test_features_that_other_thresholds_ask_for_join_those_that_are_kept(edit: E
         for k, options in enumerate((few, more, few, more))
     ]
     assert origins == ["net", "net", "cache", "cache"]
+
+
+def test_features_that_fit_stay_though_others_do_not(edit: Edit, cache: Path, monkeypatch) -> None:
+    few, more = (replace(QUICK, source_branch="recorded", tau_temporal=tau) for tau in (0.5, 1.0))
+    edit("few", options=few)
+    (kept,) = (cache / "inversions").glob("*.safetensors")
+    monkeypatch.setenv("ANYV2V_CACHE_LIMIT", str(SHARE * 1.1 * kept.stat().st_size / 1e9))
+    (notice,) = edit("more", options=more).notices
+    assert "GB of features were not kept" in notice
+    assert facts(edit("few again", options=few))["inversion_from"] == "cache"
 
 
 def test_features_that_are_too_large_are_not_kept(edit: Edit, monkeypatch) -> None:

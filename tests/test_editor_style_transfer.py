@@ -90,9 +90,11 @@ def convolutions(net: VGG19) -> list[tuple[int, nn.Conv2d]]:
 
 @pytest.mark.parametrize(("pooling", "pool"), [("average", nn.AvgPool2d), ("max", nn.MaxPool2d)])
 def test_torchvision_s_own_file_and_half_precision(tmp_path: Path, monkeypatch, pooling: str, pool) -> None:
+    """As it was written in 2017."""
     monkeypatch.setattr(style_transfer, "VGG19", partial(VGG19, narrower=16))
     weights = {name: w.half() for name, w in published(16).items() if name.startswith("features.")}
-    torch.save(weights | {"classifier.0.weight": torch.zeros(2)}, tmp_path / "vgg19.pth")
+    whole = weights | {"classifier.0.weight": torch.zeros(2)}
+    torch.save(whole, tmp_path / "vgg19.pth", _use_new_zipfile_serialization=False)
     machine = Machine(torch.device("cpu"), torch.bfloat16)
     settings = StyleTransferSettings(pooling=pooling)
     net = StyleTransfer.load({"model": tmp_path / "vgg19.pth"}, settings, machine).net

@@ -217,6 +217,8 @@ def test_masks_are_read_from_white_or_from_alpha(tmp_path) -> None:
         np.testing.assert_array_equal(mask, grey > 0)
         assert read_mask(tmp_path / name, Size(64, 96)).sum() == 4 * mask.sum()
     assert alpha_of(tmp_path / "opaque.png") is None
+    write_image(tmp_path / "small.png", np.full((169, 300, 3), 255, np.uint8))
+    assert read_mask(tmp_path / "small.png", Size(1920, 1080)).all()  # whose height is rounded
     with pytest.raises(ImageError, match="is 32x48, which is not the shape of what it masks"):
         read_mask(tmp_path / "white.png", Size(48, 48))
     with pytest.raises(ImageError, match="the mask is empty"):
@@ -234,6 +236,15 @@ def test_image_is_cropped_to_the_frame(tmp_path) -> None:
     write_image(tmp_path / "wide.png", np.repeat(FRAME, 2, axis=1))
     edited = load_editor("image", file=tmp_path / "wide.png").edit(Request(FRAME))
     assert edited.shape == FRAME.shape
+
+
+def test_a_grey_picture_has_no_colours_to_stretch() -> None:
+    grey = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (16, 1))[..., None], 3, axis=2)
+    sunset = np.zeros((16, 16, 3), np.uint8)
+    sunset[:8], sunset[8:] = (250, 120, 40), (40, 10, 80)
+    graded = load_editor("color").edit(Request(grey, references=(sunset,))).astype(int)
+    steps = np.abs(np.diff(graded, axis=1))
+    assert steps.max() <= 6
 
 
 @pytest.mark.parametrize("method", ["reinhard", "histogram"])
@@ -470,6 +481,12 @@ def test_a_frame_is_edited_once_and_kept(job, noise) -> None:
     assert noise.runs == 3
     run_frame(frame_job(job, output=job / "half.png", dtype="bfloat16"))
     assert noise.runs == 4
+
+
+def test_a_script_may_be_long(job) -> None:
+    line = f"{PYTHON} -c 'import shutil,sys; shutil.copy(*sys.argv[1:]) # {'x' * 5000}' {{input}} {{output}}"
+    run_frame(FrameJob(clip=job / "clip.mp4", output=job / "out.png", command=line))
+    assert (job / "out.png").exists()
 
 
 def test_a_changed_program_is_another_editor(job) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(anyv2v.__file__).parent
 
 # A room may import from rooms on lower floors; what is not listed stands on the ground floor.
 FLOORS = [
-    {"ahead", "errors", "progress"},
+    {"ahead", "errors", "packages", "progress"},
     {"models", "models.consisti2v", "models.seine", "models.anydoor", "models.vgg"},
     {"drafts", "cache"},
     {"picture"},

@@ -25,6 +25,7 @@ __all__ = [
     "Frame",
     "Size",
     "check_image_suffix",
+    "opened",
     "read_image",
     "reading",
     "rgb",
@@ -53,6 +54,11 @@ class Size:
         """The size of a frame."""
         return cls(frame.shape[1], frame.shape[0])
 
+    def is_of_shape(self, other: Size, slack: float = 1) -> bool:
+        """Whether one is the other scaled, but for so many of the larger one's pixels."""
+        largest = max(self.width, self.height, other.width, other.height)
+        return abs(self.width * other.height - self.height * other.width) <= slack * largest
+
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
 
@@ -62,9 +68,16 @@ IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 def read_image(path: Path | str, error: type[UserError] = ImageError) -> Frame:
     """An image as a viewer shows it: upright (EXIF), transparency on white, 8 bits. Raises ``error``."""
+    with opened(Path(path), error) as image:
+        return rgb(image)
+
+
+@contextmanager
+def opened(path: Path, error: type[UserError] = ImageError) -> Iterator[Image.Image]:
+    """An image as Pillow has it. Raises ``error``."""
     try:
-        with reading(Path(path), "image", error), Image.open(path) as image:
-            return rgb(image)
+        with reading(path, "image", error), Image.open(path) as image:
+            yield image
     except Image.DecompressionBombError as reason:
         raise error(f"{path}: has more pixels than a picture should have") from reason
 

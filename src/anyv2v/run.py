@@ -140,7 +140,8 @@ def first_frame_for(job: StillJob, editor: EditorChoice, watch: Stopwatch) -> St
 
 
 def to_choose(job: StillJob, still: Still, watch: Stopwatch) -> Outcome:
-    notice = f"choose, and run the same with --pick 1 to {job.candidates}: no first frame is made twice"
+    same = "the same without --fresh" if job.fresh else "the same"
+    notice = f"choose, and run {same} with --pick 1 to {job.candidates}: no first frame is made twice"
     return Outcome(None, None, None, sheet_of(job), seconds=watch.seconds, notices=[*still.notices, notice])
 
 

@@ -63,7 +63,7 @@ def inversion_for(
     made = of_use(invert_video(backbone, video, job.options, on_step=on_step), backbone, job.options)
     if not job.cache:
         return Inversion(made, steps, "net")
-    return Inversion(made, steps, "net", _keep(key, _joined(made, held), about, steps))
+    return Inversion(made, steps, "net", _keep(key, made, held, about, steps))
 
 
 def inversion_at_hand(job: EditJob, checkpoint: Path, backbone: Backbone, video: Video) -> bool:
@@ -115,15 +115,25 @@ def _joined(made: Trajectory, held: Trajectory | None) -> Trajectory:
     return Trajectory({**held.latents, **made.latents}, features)
 
 
-def _keep(key: str, whole: Trajectory, about: dict[str, str], steps: int) -> tuple[str, ...]:
-    """Keep it, without its features if these are too large; what a person should know of that."""
-    size = sum(feature.nbytes for features in whole.features.values() for feature in features.values())
+def _keep(
+    key: str, made: Trajectory, held: Trajectory | None, about: dict[str, str], steps: int
+) -> tuple[str, ...]:
+    """Keep both, with as many features as are not too large; what a person should know of that."""
+    whole = _joined(made, held)
     try:
-        fits = size <= cache_limit() / SHARE
-        keep_inversion(key, whole if fits else Trajectory(whole.latents), about, steps)
+        room, size = cache_limit() / SHARE, _size(whole)
+        some = whole, made, *([held] if held else []), Trajectory({})
+        kept = next(one for one in some if _size(one) <= room)
+        keep_inversion(key, Trajectory(whole.latents, kept.features), about, steps)
     except UserError as error:
         return (f"the inversion was not kept for later edits: {error}",)
-    if fits:
+    if _size(kept) == size:
         return ()
-    too_large = f"{size / 1e9:.3g} GB of features were not kept, so a later edit inverts the clip again"
-    return (f"{too_large}; ANYV2V_CACHE_LIMIT={SHARE * size / 1e9:.0f} would keep them",)
+    lost = f"{(size - _size(kept)) / 1e9:.3g} GB of features were not kept"
+    again = f"so a later edit inverts the clip again; ANYV2V_CACHE_LIMIT={SHARE * size / 1e9:.0f}"
+    return (f"{lost}, {again} would keep them",)
+
+
+def _size(trajectory: Trajectory) -> int:
+    """Bytes of its features."""
+    return sum(feature.nbytes for level in trajectory.features.values() for feature in level.values())

@@ -209,7 +209,7 @@ class _Bench:
     def _kept(self, request: Request) -> Frame | None:
         if self._choice.entry.instant or self._job.fresh:
             return None
-        frame = kept_frame(frame_key(self._choice, request, self._job.dtype))
+        frame = kept_frame(frame_key(self._choice, request, self._dtype))
         return frame if frame is not None and frame.shape == request.frame.shape else None
 
     def _made(self, request: Request, on_step: OnStep) -> Frame:
@@ -224,8 +224,17 @@ class _Bench:
             said = f"{frame.dtype} {frame.shape} for a frame of {request.frame.shape}"
             raise EditorError(f"{choice.entry.name} breaks an editor's promise: it gave {said}")
         if not choice.entry.instant:
-            self._keep(frame_key(choice, request, self._job.dtype), frame)
+            self._keep(frame_key(choice, request, self._dtype), frame)
         return frame
+
+    @property
+    def _dtype(self) -> str:
+        """What the editor computes in on this machine; as it was asked for, if it has no weights."""
+        if not self._choice.weights:
+            return self._job.dtype
+        from anyv2v.weights import pick_device, pick_dtype
+
+        return str(pick_dtype(self._job.dtype, pick_device(self._job.device)))
 
     def _keep(self, key: str, frame: Frame) -> None:
         """Keep a frame; that there is no place for it is no reason to lose it."""
@@ -275,7 +284,10 @@ def _picked(
 ) -> Still:
     """Rank the candidates, lay them on a sheet, and take the best, unless a person wants to choose."""
     clip = _clip(job) if job.text else None
-    scores = [score(request.frame, frame, request.mask, clip=clip, text=job.text) for frame in raw]
+    scores = [
+        score(request.frame, frame, request.mask, shown=limited, clip=clip, text=job.text)
+        for frame, limited in zip(raw, shown, strict=True)
+    ]
     order = ranked(scores)
     if clip is None:
         notices.append(

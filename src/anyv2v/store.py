@@ -205,12 +205,14 @@ def frame_key(choice: EditorChoice, request: Request, dtype: str = "auto") -> st
         request: What it is asked.
         dtype: What it computes in.
     """
+    versions = library_versions()
+    libraries = ("anyv2v", "torch", "diffusers", "transformers") if choice.weights else ("anyv2v",)
     pictures = [request.frame, *request.references, request.reference_mask, request.mask]
     kind, settings = type(choice.settings), choice.settings
     counted = [f.name for f in fields(kind) if f.metadata.get("result", True)]
     content = {
         "editor": choice.entry.name,
-        "code": [library_versions()["anyv2v"], *_facts(Path(inspect.getfile(kind)))],
+        "code": [*(versions.get(name) for name in libraries), *_facts(Path(inspect.getfile(kind)))],
         "weights": {role: [str(path.resolve()), fingerprint(path)] for role, path in choice.weights.items()},
         "files": [_facts(file) for file in getattr(settings, "files", ())],
         "settings": {name: getattr(settings, name) for name in counted},

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 from anyv2v.drafts import draft
 from anyv2v.errors import CheckpointError, OptionError, UserError, WeightsMissing
@@ -255,7 +256,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        mapped = is_zipfile(file)  # as torch has written them since 1.6
+        content = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
     while isinstance(content, dict) and (inner := content.keys() & {"ema", "state_dict"}):

@@ -11,13 +11,13 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from anyv2v.errors import CheckpointError, OptionError, UserError
 from anyv2v.options import RECIPES, Options
+from anyv2v.packages import brought
 from anyv2v.weights import Weights
 
 if TYPE_CHECKING:
@@ -124,8 +124,10 @@ _BUILT_IN = (
 @cache
 def list_backbones() -> Mapping[str, Entry]:
     """Every backbone by name: the built-in ones and those of other packages."""
-    others = (point.load() for point in entry_points(group="anyv2v.backbones"))
-    return MappingProxyType({entry.name: entry for entry in (*_BUILT_IN, *others)})
+    ours = {entry.name: entry for entry in _BUILT_IN}
+    others = {entry.name: entry for entry in brought("anyv2v.backbones", Entry)}
+    # What another package calls by the name of one of ours does not take its place.
+    return MappingProxyType(ours | others | ours)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from anyv2v.editors.catalog import BUILT_IN
 from anyv2v.editors.entry import EditorEntry, Input
 from anyv2v.errors import OptionError, WeightsMissing
+from anyv2v.packages import brought
 from anyv2v.weights import weights_missing
 
 if TYPE_CHECKING:
@@ -42,21 +41,9 @@ __all__ = [
 @cache
 def list_editors() -> Mapping[str, EditorEntry]:
     """Every editor by name: the built-in ones and those of other packages."""
-    others = (_loaded(point) for point in entry_points(group="anyv2v.editors"))
     # What another package calls by the name of one of ours does not take its place.
-    return MappingProxyType({entry.name: entry for entry in (*filter(None, others), *BUILT_IN)})
-
-
-def _loaded(point: EntryPoint) -> EditorEntry | None:
-    """Another package's entry; nothing, but a warning, if that package is broken."""
-    try:
-        entry = point.load()
-    except Exception as error:  # whatever its import raises
-        entry = error
-    if isinstance(entry, EditorEntry):
-        return entry
-    warnings.warn(f"the editor {point.name!r} of another package is left out: {entry!r}", stacklevel=2)
-    return None
+    known = (*brought("anyv2v.editors", EditorEntry), *BUILT_IN)
+    return MappingProxyType({entry.name: entry for entry in known})
 
 
 def editor_named(name: str) -> EditorEntry:

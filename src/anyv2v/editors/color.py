@@ -70,9 +70,13 @@ def _within(picture: Frame, mask: Mask | None) -> Frame:
     return np.ascontiguousarray(pixels[None])
 
 
+ROUNDING = 0.5
+"""In Lab: what varies less, as colours of a grey picture do, is no variation to be stretched."""
+
+
 def _reinhard(frame: Frame, own: Frame, wanted: Frame) -> NDArray[Any]:
     (mean, deviation), (to_mean, to_deviation) = (_moments(_lab(pixels)) for pixels in (own, wanted))
-    lab = (_lab(frame) - mean) * (to_deviation / np.maximum(deviation, 1e-3)) + to_mean
+    lab = (_lab(frame) - mean) * (to_deviation / np.maximum(deviation, ROUNDING)) + to_mean
     rgb = np.asarray(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB))
     clipped: NDArray[Any] = np.clip(255 * rgb, 0, 255)
     return clipped

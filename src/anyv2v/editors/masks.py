@@ -6,11 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import ImageError
-from anyv2v.picture import Size, read_image, reading
+from anyv2v.picture import Size, opened, read_image
 
 __all__ = ["alpha_of", "read_mask"]
 
@@ -28,7 +28,7 @@ def read_mask(path: Path, size: Size) -> Mask:
     alpha = alpha_of(path)
     inside = read_image(path).mean(axis=-1) > 127 if alpha is None else alpha
     height, width = inside.shape
-    if abs(width * size.height - height * size.width) > max(width, height):  # half a pixel of either, scaled
+    if not Size(width, height).is_of_shape(size):
         raise ImageError(f"{path}: is {width}x{height}, which is not the shape of what it masks ({size})")
     flags = cv2.resize(inside.astype(np.uint8), (size.width, size.height), interpolation=cv2.INTER_NEAREST)
     if not flags.any():
@@ -38,7 +38,7 @@ def read_mask(path: Path, size: Size) -> Mask:
 
 def alpha_of(path: Path) -> Mask | None:
     """Where a picture is opaque, ``[h, w]``; nothing if it is so everywhere. Raises ImageError."""
-    with reading(path, "image", ImageError), Image.open(path) as image:
+    with opened(path) as image:
         if not image.has_transparency_data:
             return None
         opaque = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))[..., 3] > 127

@@ -45,6 +45,7 @@ def score(
     edited: Frame,
     mask: Mask | None = None,
     *,
+    shown: Frame | None = None,
     clip: CLIP | None = None,
     text: str = "",
 ) -> Score:
@@ -54,9 +55,11 @@ def score(
         source: ``[H, W, 3]``.
         edited: ``[H, W, 3]``.
         mask: Where it may change, ``[H, W]``.
+        shown: The edit within the mask alone, ``[H, W, 3]``: what does as told, or does not.
         clip: Judges whether the edit does as told, if it is at hand and there is a text.
         text: What the edit shows, or what was to be done.
     """
+    shown = edited if shown is None else shown
     within = np.ones(source.shape[:2], bool) if mask is None else mask
     outside = within if mask is None or mask.all() else ~mask
     detail = _detail(edited, within) / max(_detail(source, within), 1e-6)
@@ -64,7 +67,7 @@ def score(
         changed=_change(source, edited, within),
         structure=_cosine(_contours(source)[outside], _contours(edited)[outside]),
         sharpness=min(detail, 1 / max(detail, 1e-6)),
-        alignment=_alignment(clip, source, edited, text) if clip and text else 0.0,
+        alignment=_alignment(clip, source, shown, text) if clip and text else 0.0,
     )
 
 
