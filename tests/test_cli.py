@@ -174,6 +174,11 @@ def test_what_is_said_takes_the_place_of_all_that_a_sidecar_says_of_it(job: Path
     assert json.loads(preview[1])["backbone"] == "flow"
 
 
+def test_words_that_are_not_read_are_told_of(job: Path, run, diffusion) -> None:
+    words = (*EDIT[:-1], "out", *diffusion, "--prompt", "a red cat " * 40)
+    assert re.search(r"the prompt is \d+ tokens longer than i2vgen-xl reads", run(*words)[2])
+
+
 def test_frames_are_counted_at_the_rate_of_the_backbone(job: Path, run, diffusion) -> None:
     write("quick.mp4", scene(12), 24)
     words = ("edit", "quick.mp4", "-o", "out.mp4", *diffusion, "-q")

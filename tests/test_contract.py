@@ -100,6 +100,12 @@ def test_every_tap_fires_and_holds_its_batch_first(
     torch.testing.assert_close(injected, paired[1:], atol=2e-5, rtol=0)
 
 
+def test_a_prompt_that_is_too_long(backbone: Backbone) -> None:
+    assert backbone.unread("a blue cat") == 0
+    few, more, most = (backbone.unread("a blue cat " * count) for count in (40, 41, 42))
+    assert most - more == more - few > 0
+
+
 def test_guidance_of_one_is_the_prompt(backbone: Backbone) -> None:
     out = torch.randn(2, 4, 3, 2, 2)
     torch.testing.assert_close(backbone.guide(out, Options(guidance=1)), out[1:])

@@ -266,8 +266,19 @@ def _by_diffusion(
         clip.audio if spec.fps == clip.rate else None,  # as in ``edit``
         (clip.size, spec.size),
         findings=lambda: _diffusion_findings(backbone, job.options, sources),
-        notices=lambda: [*left_out(job, backbone), *dict.fromkeys(n for s in sources for n in s.notices)],
+        notices=lambda: [
+            *left_out(job, backbone),
+            *_unread(job, backbone),
+            *dict.fromkeys(n for s in sources for n in s.notices),
+        ],
     )
+
+
+def _unread(job: EditJob, backbone: Backbone) -> list[str]:
+    """That the prompt is too long, in a sentence; else nothing."""
+    if not (count := backbone.unread(job.prompt)):
+        return []
+    return [f"the prompt is {count} tokens longer than {backbone.name} reads: its last words do nothing"]
 
 
 def _diffusion_findings(backbone: Backbone, options: Options, sources: list[Inversion]) -> dict[str, Any]:

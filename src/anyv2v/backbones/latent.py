@@ -34,10 +34,12 @@ class LatentBackbone:
     Attributes:
         taps: Where its features are.
         ignores: Options that it has no use for.
+        tokenizer: Of its prompts.
     """
 
     ignores: ClassVar[tuple[str, ...]] = ("image_guidance", "frame_init")
     taps: ClassVar[tuple[Tap, ...]]
+    tokenizer: Any
 
     def __init__(self, net: nn.Module, vae: nn.Module, others: Sequence[nn.Module], schedule: DDIM) -> None:
         self.net: Any = net
@@ -156,6 +158,11 @@ class LatentBackbone:
     def prompts(self, prompt: str, options: Options | None) -> list[str]:
         """The text of each of them."""
         return [options.negative_prompt, prompt] if options and self.rows(options) > 1 else [prompt]
+
+    def unread(self, prompt: str) -> int:
+        """See ``Backbone``."""
+        count = len(self.tokenizer(prompt, verbose=False).input_ids)
+        return max(0, count - int(self.tokenizer.model_max_length))
 
     def guide(self, out: Tensor, options: Options) -> Tensor:
         """Classifier-free guidance (arXiv 2207.12598), rescaled to the prompt's contrast (2305.08891)."""

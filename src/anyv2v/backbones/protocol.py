@@ -134,6 +134,10 @@ class Backbone(Protocol):
         """
         ...
 
+    def unread(self, prompt: str) -> int:
+        """How many tokens of a prompt are too many: what comes last is not read."""
+        ...
+
     def prepare(self, z: Tensor, condition: Condition, options: Options) -> Tensor:
         """The latents to start from, given those that the source and the noise make, ``[1, C, F, h, w]``."""
         ...
