@@ -404,6 +404,9 @@ def test_an_image_of_far_too_many_pixels(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match="more pixels than a picture should have"):
         read_image(path)
+    write(tmp_path / "a.gif", [smooth(1, 50, 50)] * 2, FPS)
+    with pytest.raises(VideoError, match="more pixels than a picture should have"):
+        probe(tmp_path / "a.gif")
 
 
 def test_images_that_cannot_be_read(tmp_path: Path) -> None:

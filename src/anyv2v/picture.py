@@ -25,7 +25,6 @@ __all__ = [
     "Frame",
     "Size",
     "check_image_suffix",
-    "opened",
     "read_image",
     "reading",
     "rgb",
@@ -68,18 +67,8 @@ IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 def read_image(path: Path | str, error: type[UserError] = ImageError) -> Frame:
     """An image as a viewer shows it: upright (EXIF), transparency on white, 8 bits. Raises ``error``."""
-    with opened(Path(path), error) as image:
+    with reading(Path(path), "image", error), Image.open(path) as image:
         return rgb(image)
-
-
-@contextmanager
-def opened(path: Path, error: type[UserError] = ImageError) -> Iterator[Image.Image]:
-    """An image as Pillow has it. Raises ``error``."""
-    try:
-        with reading(path, "image", error), Image.open(path) as image:
-            yield image
-    except Image.DecompressionBombError as reason:
-        raise error(f"{path}: has more pixels than a picture should have") from reason
 
 
 def write_image(path: Path | str, frame: Frame, *, overwrite: bool = False) -> Path:
@@ -122,6 +111,8 @@ def reading(path: Path, kind: str, error: type[UserError]) -> Iterator[None]:
         raise error(f"{path}: {str(reason.strerror).lower()}") from reason
     except damage as reason:
         raise error(f"{path}: damaged, or no {kind} at all") from reason
+    except Image.DecompressionBombError as reason:
+        raise error(f"{path}: has more pixels than a picture should have") from reason
 
 
 _Box = tuple[slice, slice]  # rows, columns

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from anyv2v.editors.protocol import Mask
 from anyv2v.errors import ImageError
-from anyv2v.picture import Size, opened, read_image
+from anyv2v.picture import Size, read_image, reading
 
 __all__ = ["alpha_of", "read_mask"]
 
@@ -38,7 +38,7 @@ def read_mask(path: Path, size: Size) -> Mask:
 
 def alpha_of(path: Path) -> Mask | None:
     """Where a picture is opaque, ``[h, w]``; nothing if it is so everywhere. Raises ImageError."""
-    with opened(path) as image:
+    with reading(path, "image", ImageError), Image.open(path) as image:
         if not image.has_transparency_data:
             return None
         opaque = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))[..., 3] > 127

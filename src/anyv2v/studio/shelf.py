@@ -437,12 +437,19 @@ def cleaned(name: str) -> str:
 def _kind_of(file: Path, name: str, limits: Limits) -> str:
     """What a file is, whatever it is called; its declared size is seen before anything is decoded."""
     try:
-        with Image.open(file, formats=list(ANIMATIONS)) as image:
+        with _declared(name), Image.open(file, formats=list(ANIMATIONS)) as image:
             return _animation(image, name, limits)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(f"{name} declares more pixels than there may be") from error
     except (OSError, ValueError, EOFError, SyntaxError):  # it is none
         return _film(file, name, limits)
+
+
+@contextmanager
+def _declared(name: str) -> Iterator[None]:
+    """Refuse what declares more pixels than Pillow opens. Raises TooLarge."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLarge(f"{name} declares more pixels than there may be") from error
 
 
 def _animation(image: Any, name: str, limits: Limits) -> str:
@@ -488,11 +495,13 @@ def _reading(file: Path, name: str) -> Iterator[None]:
 def _picture(file: Path, name: str, limits: Limits) -> Any:
     """A picture as a viewer shows it, transparent where it is."""
     try:
-        with reading(file, "picture", ImageError), Image.open(file, formats=PICTURES) as image:
+        with (
+            reading(file, "picture", ImageError),
+            _declared(name),
+            Image.open(file, formats=PICTURES) as image,
+        ):
             limits.check_size(name, *image.size)
             return _plain(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(f"{name} declares more pixels than there may be") from error
     except ImageError as error:
         raise ImageError(str(error).replace(str(file), name)) from error
 
